@@ -1,0 +1,72 @@
+#pragma once
+#include "vec_math.h"
+
+// Activations with their derivatives, shared by the CPU and the CUDA kernels. The codes are those of the op schemas:
+// the position of the name in strucfast/reference/_activations.py.
+namespace strucfast {
+
+enum class Activation : int { kIdentity = 0, kMish = 1, kSilu = 2, kRelu = 3, kElu = 4, kTanh = 5 };
+constexpr int kNumActivations = 6;
+
+#if defined(__CUDA_ARCH__)
+SF_HOST_DEVICE SF_INLINE float activation_exp(float x) { return expf(x); }
+SF_HOST_DEVICE SF_INLINE double activation_exp(double x) { return exp(x); }
+SF_HOST_DEVICE SF_INLINE float activation_expm1(float x) { return expm1f(x); }
+SF_HOST_DEVICE SF_INLINE double activation_expm1(double x) { return expm1(x); }
+SF_HOST_DEVICE SF_INLINE float activation_tanh(float x) { return tanhf(x); }
+SF_HOST_DEVICE SF_INLINE double activation_tanh(double x) { return tanh(x); }
+#else
+// The arguments below are all within the bounds of vexp_bounded.
+template <typename T>
+SF_INLINE T activation_exp(T x) { return vexp_bounded(x); }
+template <typename T>
+SF_INLINE T activation_expm1(T x) { return vexpm1(x); }
+template <typename T>
+SF_INLINE T activation_tanh(T x) { return vtanh(x); }
+#endif
+
+template <typename T>
+struct ValueAndSlope {
+  T value;
+  T slope;
+};
+
+// act(u) and act'(u). NaN gives NaN; at -inf mish and silu give their limit 0 to within 2e-36.
+template <Activation A, typename T>
+SF_HOST_DEVICE SF_INLINE ValueAndSlope<T> activate_with_slope(T u) {
+  if constexpr (A == Activation::kMish) {
+    // One exp: tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond u = 20 that ratio is 1 (float), 36 (double).
+    constexpr T high = sizeof(T) == 4 ? T(20) : T(40);
+    const T low_kept = u < VecMath<T>::kNormalLow ? VecMath<T>::kNormalLow : u;
+    const T c = low_kept > high ? high : low_kept;
+    const T e = activation_exp(c);
+    const T n = e * (e + T(2));
+    const T r = T(1) / (n + T(2));
+    const T ratio = n * r;
+    return {low_kept * ratio, ratio + (T(4) * c) * (e * r) * ((e + T(1)) * r)};
+  } else if constexpr (A == Activation::kSilu) {
+    const T low_kept = u < VecMath<T>::kNormalLow ? VecMath<T>::kNormalLow : u;
+    const T c = low_kept > -VecMath<T>::kNormalLow ? -VecMath<T>::kNormalLow : low_kept;
+    const T e = activation_exp(-c);
+    const T s = T(1) / (e + T(1));
+    return {low_kept * s, s + c * (s * (e * s))};
+  } else if constexpr (A == Activation::kRelu) {
+    return {u < T(0) ? T(0) : u, u <= T(0) ? T(0) : T(1)};
+  } else if constexpr (A == Activation::kElu) {
+    const T negative = u > T(0) ? T(0) : u;
+    const T m = activation_expm1(negative);
+    return {u > T(0) ? u : m, u > T(0) ? T(1) : m + T(1)};
+  } else if constexpr (A == Activation::kTanh) {
+    const T t = activation_tanh(u);
+    return {t, T(1) - t * t};
+  } else {
+    return {u, T(1)};
+  }
+}
+
+template <Activation A, typename T>
+SF_HOST_DEVICE SF_INLINE T activate(T u) {
+  return activate_with_slope<A, T>(u).value;
+}
+
+}  // namespace strucfast
