@@ -1,0 +1,5 @@
+"""torch.distributions classes the field needs and torch lacks."""
+
+from .point_mass import PointMass
+
+__all__ = ["PointMass"]

@@ -1,0 +1,113 @@
+"""Typed configurations of the models; plain values only, so that they go into JSON and onto the command line."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..nn._checks import ACTIVATION_LAYERS, SCALE_MAPS, one_of, positive_int, widths
+
+BACKBONES = ("paper", "authors")
+Config = TypeVar("Config", bound="AEConfig")
+
+
+@dataclass(frozen=True)
+class AEConfig:
+    """What every autoencoder has.
+
+    Attributes:
+        image_size: height and width in pixels, a power of two >= 8. channels: image channels.
+        latent_dim: dims of the code. width: channels of every convolution block. blocks: blocks of encoder and decoder.
+        backbone: "paper" (the text of the SAE paper) or "authors" (their published configuration, 64 or 128 px).
+        activation: mish, silu, relu, elu or tanh. num_groups: groups of every GroupNorm, a divisor of width.
+    """
+
+    image_size: int = 64
+    channels: int = 3
+    latent_dim: int = 12
+    width: int = 64
+    blocks: int = 12
+    backbone: str = "paper"
+    activation: str = "mish"
+    num_groups: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "channels", "latent_dim", "width", "blocks", "num_groups"):
+            positive_int(name, getattr(self, name))
+        one_of("backbone", self.backbone, BACKBONES)
+        one_of("activation", self.activation, [name for name in ACTIVATION_LAYERS if name != "identity"])
+        if self.image_size < 8 or self.image_size & (self.image_size - 1):
+            raise ValueError(f"image_size must be a power of two >= 8, got {self.image_size}")
+        if self.width % self.num_groups:
+            raise ValueError(f"num_groups must divide width = {self.width}, got {self.num_groups}")
+
+
+@dataclass(frozen=True)
+class SAEConfig(AEConfig):
+    """A structural decoder: ``transforms`` Str-Tfm layers whose MLPs have ``hidden`` layers and a ``scale_map``."""
+
+    transforms: int = 12
+    hidden: tuple[int, ...] = (64, 64, 64)
+    scale_map: str = "exp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_int("transforms", self.transforms)
+        object.__setattr__(self, "hidden", widths("hidden", self.hidden))
+        one_of("scale_map", self.scale_map, SCALE_MAPS)
+
+
+@dataclass(frozen=True)
+class VAEConfig(AEConfig):
+    """A Gaussian encoder and the ELBO; ``beta`` weights the KL term (1 is the VAE)."""
+
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.beta, bool) or not isinstance(self.beta, (int, float)):
+            raise TypeError(f"beta must be a number, got {type(self.beta).__name__}")
+        if not 0.0 <= self.beta < float("inf"):
+            raise ValueError(f"beta must be finite and >= 0, got {self.beta}")
+        object.__setattr__(self, "beta", float(self.beta))
+
+
+def to_dict(config: AEConfig) -> dict[str, Any]:
+    """Plain JSON-able values of a config."""
+    values = dataclasses.asdict(config)
+    return {name: [*value] if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def from_dict(kind: type[Config], values: dict[str, Any], *, complete: bool = False) -> Config:
+    """Build a config of ``kind`` from plain values.
+
+    Args:
+        complete: every field must be given (a saved config), instead of falling back to its default.
+
+    Raises:
+        ValueError: an unknown or missing field, or a value out of range. TypeError: a value of the wrong type.
+    """
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"fields are {', '.join(hints)}"
+            raise ValueError(f"{name!r} is no field of {kind.__name__}; {hint}")
+    missing = [name for name in hints if name not in values]
+    if complete and missing:
+        raise ValueError(f"field {missing[0]!r} of {kind.__name__} is missing")
+    return kind(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """``value`` if it has the field's type; lists become tuples."""
+    if isinstance(hint, types.GenericAlias):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a list of ints, got {value!r}")
+        return tuple(value)
+    kinds = (int, float) if hint is float else (hint,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,70 @@
+"""Models by name."""
+
+import builtins
+import difflib
+import re
+from typing import Any
+
+from .autoencoder import AE
+from .base import Autoencoder
+from .config import AEConfig, from_dict
+from .sae import SAE, AdaAE
+from .vae import VAE
+
+# Family name -> class and what its preset fixes.
+_PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
+    "ae": (AE, {}),
+    "vae": (VAE, {"beta": 1.0}),
+    # The best by validation loss (SAE paper, appendix A.2.2).
+    "beta-vae": (VAE, {"beta": 2.0}),
+}
+_STRUCTURAL: dict[str, type[SAE]] = {"sae": SAE, "adaae": AdaAE}
+_TRANSFORMS = (2, 3, 4, 6, 12, 16)
+
+
+def list() -> builtins.list[str]:
+    """Names of the presets; ``sae-k`` and ``adaae-k`` are built for every other k that fits, too."""
+    return [*_PLAIN, *(f"{family}-{k}" for family in _STRUCTURAL for k in _TRANSFORMS)]
+
+
+def family(name: str) -> tuple[type[Autoencoder], dict[str, Any]]:
+    """Class of a preset and the config values that its name fixes.
+
+    Raises:
+        ValueError: unknown name; lists near matches.
+    """
+    if name in _PLAIN:
+        kind, fixed = _PLAIN[name]
+        return kind, dict(fixed)
+    structural = re.fullmatch(r"(sae|adaae)-([1-9]\d*)", str(name))
+    if structural:
+        return _STRUCTURAL[structural[1]], {"transforms": int(structural[2])}
+    near = difflib.get_close_matches(str(name).lower(), list(), n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"presets are {', '.join(list())}"
+    raise ValueError(f"unknown model {name!r}; {hint}")
+
+
+def build(name: str, image_size: int | None = None, channels: int = 3, **overrides: Any) -> Autoencoder:
+    """Build a model with fresh parameters.
+
+    Args:
+        name: a preset of :func:`list`: "ae", "vae", "beta-vae", "sae-k", "adaae-k".
+        image_size: height and width in pixels, a power of two; None is 64, and 128 for k = 16.
+        channels: image channels.
+        overrides: any other field of the model's config, such as latent_dim, width, blocks, hidden, beta,
+            backbone="authors". Defaults up to 64 px: 12 blocks, 64 wide, 12 latent dims; from 128 px on: 16, 128, 32.
+
+    Raises:
+        ValueError: unknown name or field (near matches are listed), values that do not fit. TypeError: wrong type.
+    """
+    kind, fixed = family(name)
+    if image_size is None:
+        image_size = 128 if fixed.get("transforms") == 16 else 64
+    # Of another type than int it fails in the config's own check.
+    large = isinstance(image_size, int) and image_size >= 128
+    sizes = {"latent_dim": 32, "width": 128, "blocks": 16} if large else {}
+    values = {**sizes, **fixed, **overrides, "image_size": image_size, "channels": channels}
+    if "transforms" in overrides and overrides["transforms"] != fixed.get("transforms"):
+        raise ValueError(f"transforms is fixed by the name {name!r}, got {overrides['transforms']!r}")
+    config: AEConfig = from_dict(kind.config_type, values)
+    return kind(name, config)
