@@ -1,0 +1,156 @@
+"""Held-out figures of a trained model: codes, PSNR, metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._files import write_file
+from .batches import to_float
+from .machine import resolve_device
+from .run import Run
+
+
+@dataclass
+class Evaluation:
+    """Figures over held-out images.
+
+    Attributes:
+        psnr: mean over images of 10 log10(1 / MSE), in dB.
+        metrics: result by name; empty where the data has no known factors.
+        codes: (N, D) float32, posterior means. factors: (N, K) int64. indices: (N,) int64.
+        seconds: time by part.
+    """
+
+    psnr: float
+    metrics: dict[str, Any]
+    codes: np.ndarray
+    factors: np.ndarray
+    indices: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able figures, without the arrays of codes."""
+        metrics = {name: result.to_dict() for name, result in self.metrics.items()}
+        return {"images": len(self.codes), "psnr": self.psnr, "metrics": metrics, "seconds": self.seconds}
+
+    def table(self) -> str:
+        """The figures as text."""
+        lines = [f"held-out images  {len(self.codes):,}", f"PSNR             {self.psnr:.2f} dB"]
+        if not self.metrics:
+            lines.append("metrics          none: the data has no known factors")
+        return "\n".join([*lines, *(f"\n{result}" for result in self.metrics.values())])
+
+
+@torch.no_grad()
+def encode(model: nn.Module, dataset: Any, indices: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and reconstruction errors of images.
+
+    Args:
+        model: a strucfast.models.Autoencoder on any device.
+        indices: (N,) which images of ``dataset``.
+
+    Returns:
+        codes (N, D) float32 (posterior means) and the mean squared error (N,) of each image's reconstruction.
+    """
+    if len(indices) == 0:
+        raise ValueError("indices: expected at least one image, got none")
+    device = next(model.parameters()).device
+    codes, errors = [], []
+    for start in range(0, len(indices), batch_size):
+        x = to_float(dataset.images(indices[start : start + batch_size])).to(device)
+        z = model.encode(x).mean
+        codes.append(z.float().cpu())
+        errors.append((model.decode(z) - x).square().double().mean(dim=(1, 2, 3)).cpu())
+    return torch.cat(codes).numpy(), torch.cat(errors).numpy()
+
+
+def psnr(errors: np.ndarray) -> float:
+    """Mean over images of 10 log10(1 / MSE) in dB, for values in [0, 1]; an exact image counts as 100 dB."""
+    return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
+
+
+def evaluate_run(
+    run: Run, which: str = "best", metrics: tuple[str, ...] = ("mig",), num_images: int = 10_000, seed: int = 0
+) -> Evaluation:
+    """Encode (up to ``num_images`` of) the test split; write codes.h5 and evaluation.json into the run folder.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged. ValueError: unknown metric.
+    """
+    model = run.load_model(which).to(resolve_device("auto"))
+    dataset = run.dataset()
+    indices = run.splits()[2]
+    if len(indices) > num_images:
+        indices = np.sort(np.random.Generator(np.random.Philox(key=[seed, 2])).choice(indices, num_images, replace=False))
+    began = time.perf_counter()
+    codes, errors = encode(model, dataset, indices)
+    seconds = {"encoding": time.perf_counter() - began}
+    named = bool(dataset.factor_names)
+    factors = np.asarray(dataset.factors(indices)) if named else np.zeros((len(indices), 0), dtype=np.int64)
+    results, taken = metrics_of(codes, factors, metrics, dataset.factor_names) if named else ({}, {})
+    evaluation = Evaluation(psnr(errors), results, codes, factors, indices, seconds | taken)
+    _save_codes(run.path / "codes.h5", evaluation, dataset)
+    header = {"checkpoint": which, "step": run.scalars(which)["step"], "data": dataset.name}
+    write_file(run.path / "evaluation.json", json.dumps(header | evaluation.to_dict(), indent=1))
+    return evaluation
+
+
+def metrics_of(
+    codes: np.ndarray, factors: np.ndarray, names: tuple[str, ...] = ("mig",), factor_names: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Results and seconds of the named metrics of codes (N, D) and factors (N, K).
+
+    Raises:
+        ValueError: unknown metric.
+    """
+    from .. import metrics as metrics_module
+    from .config import near
+
+    known = ("mig",)
+    results, seconds = {}, {}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown metric {name!r}{near(name, known)}")
+        began = time.perf_counter()
+        results[name] = getattr(metrics_module, name)(codes, factors)
+        seconds[name] = time.perf_counter() - began
+        if hasattr(results[name], "factor_names") and factor_names:
+            results[name].factor_names = tuple(factor_names)
+    return results, seconds
+
+
+def mean_and_deviation(values: list[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (0 for one value) and the values."""
+    deviation = statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+
+
+@torch.no_grad()
+def stored_codes(run: Run, model: nn.Module, count: int = 128, seed: int = 0) -> Tensor:
+    """Codes (count, D) of training images, as hybrid sampling stores them (SAE paper, section 2.2: 128)."""
+    indices = run.splits()[0]
+    if len(indices) > count:
+        indices = np.sort(np.random.Generator(np.random.Philox(key=[seed, 3])).choice(indices, count, replace=False))
+    return torch.from_numpy(encode(model, run.dataset(), indices)[0])
+
+
+def _save_codes(path: Path, evaluation: Evaluation, dataset: Any) -> None:
+    from .. import metrics
+
+    metrics.save_codes(
+        path,
+        evaluation.codes,
+        evaluation.factors,
+        factor_names=dataset.factor_names,
+        code_names=[f"z{i}" for i in range(evaluation.codes.shape[1])],
+    )

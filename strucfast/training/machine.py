@@ -1,0 +1,97 @@
+"""What the machine needs for speed: allocator, threads, device; and saying so."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+# placeholder figures are replaced once measured
+ALLOCATOR_SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
+GUARD = "STRUCFAST_ALLOCATOR"
+
+
+def restart_with_allocator(environment: dict[str, str] | None = None) -> None:
+    """Start this very command again with the allocator settings, once; they are read before main() runs.
+
+    Does nothing where they are set already, off glibc, or with STRUCFAST_ALLOCATOR=default in the environment.
+    """
+    environment = dict(os.environ if environment is None else environment)
+    if GUARD in environment or not _is_glibc() or not sys.orig_argv:
+        return
+    environment[GUARD] = "set"
+    # what the user set himself stays
+    for name, value in ALLOCATOR_SETTINGS.items():
+        environment.setdefault(name, value)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    except OSError:
+        # slower, but it runs
+        return
+
+
+def describe_allocator() -> str:
+    """One line for run.log."""
+    set_here = {name: os.environ[name] for name in ALLOCATOR_SETTINGS if name in os.environ}
+    if not set_here:
+        return "allocator: default"
+    return "allocator: " + " ".join(f"{name}={value}" for name, value in set_here.items())
+
+
+def _is_glibc() -> bool:
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+
+def physical_cores() -> int:
+    """Physical cores this process may use: its affinity, without hyper-thread siblings, within the cgroup's quota."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        return max(os.cpu_count() or 1, 1)
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
+        except OSError:
+            cores.add((str(cpu), ""))
+    count = len(cores)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        if quota != "max":
+            count = min(count, max(round(int(quota) / int(period)), 1))
+    except (OSError, ValueError):
+        pass
+    return max(count, 1)
+
+
+def resolve_device(name: str):
+    """"auto", "cpu", "cuda" or "cuda:N" as a torch.device.
+
+    Raises:
+        ValueError: CUDA is asked for and there is none, or not that many.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0)) if count > 1 else 0
+        if index >= count:
+            raise ValueError(f"train.device: expected one of {count} CUDA devices of this machine, got {name!r}")
+        device = torch.device("cuda", index)
+    return device
+
+
+def set_threads(requested: int) -> int:
+    """Set torch's CPU threads to ``requested``, or (0) to this process's share of the physical cores; return them."""
+    import torch
+
+    threads = requested or max(physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    torch.set_num_threads(threads)
+    return threads
