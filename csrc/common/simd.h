@@ -21,6 +21,7 @@
 #if !defined(SF_NO_CLONES) && !defined(__CUDACC__) && defined(__x86_64__) && defined(__linux__) && \
     defined(__GLIBC__) &&                                                                          \
     ((defined(__clang__) && __clang_major__ >= 17) || (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 12))
+#define SF_HAS_CLONES 1
 #define SF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define SF_CLONES

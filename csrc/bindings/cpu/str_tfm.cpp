@@ -1,0 +1,200 @@
+#include "../../cpu/str_tfm.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/Dispatch_v2.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+using torch::stable::Tensor;
+
+namespace {
+
+// Below this many multiplications a second thread costs more than it brings (libgomp barriers under load).
+constexpr int64_t kWorkPerThread = 1 << 19;
+
+std::vector<int64_t> layer_widths(const Tensor& u, const std::vector<Tensor>& weights) {
+  std::vector<int64_t> widths{u.size(2)};
+  for (const Tensor& weight : weights) widths.push_back(weight.size(1));
+  return widths;
+}
+
+strucfast::StrTfmShape shape_of(const Tensor& u, const std::vector<int64_t>& widths) {
+  return {u.size(0), u.size(1), static_cast<int64_t>(widths.size()) - 1, widths.data()};
+}
+
+std::vector<Tensor> all_contiguous(const std::vector<Tensor>& tensors) {
+  std::vector<Tensor> out;
+  out.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) {
+    out.push_back(tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor));
+  }
+  return out;
+}
+
+template <typename T>
+std::vector<const T*> pointers(const std::vector<Tensor>& tensors) {
+  std::vector<const T*> out;
+  out.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) out.push_back(static_cast<const T*>(tensor.const_data_ptr()));
+  return out;
+}
+
+template <typename T>
+std::vector<T*> mutable_pointers(const std::vector<Tensor>& tensors) {
+  std::vector<T*> out;
+  out.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) out.push_back(static_cast<T*>(tensor.mutable_data_ptr()));
+  return out;
+}
+
+int64_t num_slots(int64_t units, int64_t work) {
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  return std::max<int64_t>(1, std::min({threads, units, work / kWorkPerThread}));
+}
+
+// Cuts the units into one contiguous range per slot, each with its own scratch.
+template <typename T, typename F>
+void for_ranges(int64_t units, int64_t slots, T* scratch, int64_t scratch_size, const F& run) {
+  if (slots == 1) return run(int64_t{0}, units, scratch);
+  torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      run(units * slot / slots, units * (slot + 1) / slots, scratch + slot * scratch_size);
+    }
+  });
+}
+
+// The rows of the scratch buffers start at a cache line.
+int64_t cache_lines(int64_t elements) { return (elements + 15) / 16 * 16; }
+
+template <typename T>
+void run_forward(const Tensor& u, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
+                 const strucfast::StrTfmShape& shape, int64_t activation, int64_t scale_map, const Tensor& scale,
+                 const Tensor& shift, const Tensor& saved, bool save) {
+  const std::vector<const T*> weight_data = pointers<T>(weights);
+  const std::vector<const T*> bias_data = pointers<T>(biases);
+  const strucfast::StrTfmForward<T> op{shape,
+                                       static_cast<int>(activation),
+                                       static_cast<int>(scale_map),
+                                       static_cast<const T*>(u.const_data_ptr()),
+                                       {u.stride(0), u.stride(1), u.stride(2)},
+                                       weight_data.data(),
+                                       bias_data.data(),
+                                       static_cast<T*>(scale.mutable_data_ptr()),
+                                       static_cast<T*>(shift.mutable_data_ptr()),
+                                       save ? static_cast<T*>(saved.mutable_data_ptr()) : nullptr};
+  const int64_t units = shape.num_variables * shape.num_tiles();
+  const int64_t slots = num_slots(units, shape.multiplications());
+  const int64_t scratch_size = cache_lines(strucfast::str_tfm_forward_scratch(shape));
+  const Tensor scratch = torch::stable::new_empty(u, {slots * scratch_size});
+  for_ranges(units, slots, static_cast<T*>(scratch.mutable_data_ptr()), scratch_size,
+             [&](int64_t begin, int64_t end, T* memory) { strucfast::str_tfm_forward(op, begin, end, memory); });
+}
+
+std::tuple<Tensor, Tensor, Tensor> str_tfm(const Tensor& u, std::vector<Tensor> weights, std::vector<Tensor> biases,
+                                           int64_t activation, int64_t scale_map, bool save) {
+  weights = all_contiguous(weights);
+  biases = all_contiguous(biases);
+  const std::vector<int64_t> widths = layer_widths(u, weights);
+  const strucfast::StrTfmShape shape = shape_of(u, widths);
+  const int64_t n = shape.num_samples;
+  const int64_t d = shape.num_variables;
+  const Tensor scale = torch::stable::new_empty(u, {n, d, widths.back() / 2});
+  const Tensor shift = torch::stable::new_empty(u, {n, d, widths.back() / 2});
+  const Tensor saved = save ? torch::stable::new_empty(u, {d, n, shape.hidden_width()})
+                            : torch::stable::new_empty(u, {0});
+  if (n > 0 && d > 0) {
+    THO_DISPATCH_V2(u.scalar_type(), "str_tfm", AT_WRAP([&] {
+      run_forward<scalar_t>(u, weights, biases, shape, activation, scale_map, scale, shift, saved, save);
+    }), torch::headeronly::ScalarType::Float, torch::headeronly::ScalarType::Double);
+  }
+  return {scale, shift, saved};
+}
+
+template <typename T>
+void run_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& u,
+                  const std::vector<Tensor>& weights, const Tensor& scale, const Tensor& saved,
+                  const strucfast::StrTfmShape& shape, int64_t activation, int64_t scale_map, const Tensor& du,
+                  const std::vector<Tensor>& dweights, const std::vector<Tensor>& dbiases, int64_t mask) {
+  const std::vector<const T*> weight_data = pointers<T>(weights);
+  const std::vector<T*> dweight_data = mutable_pointers<T>(dweights);
+  const std::vector<T*> dbias_data = mutable_pointers<T>(dbiases);
+  const bool parameters = (mask & 2) != 0;
+  const int64_t chunks = strucfast::str_tfm_num_chunks(shape);
+  const int64_t units = shape.num_variables * chunks;
+  const int64_t slots = num_slots(units, 2 * shape.multiplications());
+  const int64_t scratch_size = cache_lines(strucfast::str_tfm_backward_scratch(shape));
+  const int64_t partials = parameters ? (chunks - 1) * shape.num_variables * shape.num_parameters() : 0;
+  const Tensor memory = torch::stable::new_empty(u, {slots * scratch_size + partials});
+  T* scratch = static_cast<T*>(memory.mutable_data_ptr());
+  const strucfast::StrTfmBackward<T> op{shape,
+                                        static_cast<int>(activation),
+                                        static_cast<int>(scale_map),
+                                        static_cast<const T*>(grad_scale.const_data_ptr()),
+                                        {grad_scale.stride(0), grad_scale.stride(1)},
+                                        static_cast<const T*>(grad_shift.const_data_ptr()),
+                                        {grad_shift.stride(0), grad_shift.stride(1)},
+                                        static_cast<const T*>(u.const_data_ptr()),
+                                        {u.stride(0), u.stride(1), u.stride(2)},
+                                        weight_data.data(),
+                                        static_cast<const T*>(scale.const_data_ptr()),
+                                        static_cast<const T*>(saved.const_data_ptr()),
+                                        (mask & 1) != 0 ? static_cast<T*>(du.mutable_data_ptr()) : nullptr,
+                                        parameters ? dweight_data.data() : nullptr,
+                                        parameters ? dbias_data.data() : nullptr,
+                                        scratch + slots * scratch_size};
+  for_ranges(units, slots, scratch, scratch_size,
+             [&](int64_t begin, int64_t end, T* own) { strucfast::str_tfm_backward(op, begin, end, own); });
+  if (partials > 0) {
+    for_ranges(shape.num_variables, num_slots(shape.num_variables, partials), scratch, scratch_size,
+               [&](int64_t begin, int64_t end, T*) { strucfast::str_tfm_reduce(op, begin, end); });
+  }
+}
+
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> str_tfm_backward(
+    Tensor grad_scale, Tensor grad_shift, const Tensor& u, std::vector<Tensor> weights, std::vector<Tensor> biases,
+    Tensor scale, Tensor saved, int64_t activation, int64_t scale_map, int64_t mask) {
+  weights = all_contiguous(weights);
+  if (grad_scale.stride(2) != 1) grad_scale = torch::stable::contiguous(grad_scale);
+  if (grad_shift.stride(2) != 1) grad_shift = torch::stable::contiguous(grad_shift);
+  if (!scale.is_contiguous()) scale = torch::stable::contiguous(scale);
+  if (!saved.is_contiguous()) saved = torch::stable::contiguous(saved);
+  const std::vector<int64_t> widths = layer_widths(u, weights);
+  const strucfast::StrTfmShape shape = shape_of(u, widths);
+  const bool empty = shape.num_samples == 0 || shape.num_variables == 0;
+  const Tensor du = (mask & 1) != 0 ? torch::stable::new_empty(u, u.sizes()) : torch::stable::new_empty(u, {0});
+  std::vector<Tensor> dweights;
+  std::vector<Tensor> dbiases;
+  dweights.reserve(weights.size());
+  dbiases.reserve(weights.size());
+  for (size_t l = 0; l < weights.size(); ++l) {
+    if ((mask & 2) == 0) {
+      dweights.push_back(torch::stable::new_empty(u, {0}));
+      dbiases.push_back(torch::stable::new_empty(u, {0}));
+    } else if (empty) {
+      dweights.push_back(torch::stable::new_zeros(u, weights[l].sizes()));
+      dbiases.push_back(torch::stable::new_zeros(u, biases[l].sizes()));
+    } else {
+      dweights.push_back(torch::stable::new_empty(u, weights[l].sizes()));
+      dbiases.push_back(torch::stable::new_empty(u, biases[l].sizes()));
+    }
+  }
+  if (!empty && (mask & 3) != 0) {
+    THO_DISPATCH_V2(u.scalar_type(), "str_tfm_backward", AT_WRAP([&] {
+      run_backward<scalar_t>(grad_scale, grad_shift, u, weights, scale, saved, shape, activation, scale_map, du,
+                             dweights, dbiases, mask);
+    }), torch::headeronly::ScalarType::Float, torch::headeronly::ScalarType::Double);
+  }
+  return {du, dweights, dbiases};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(strucfast, CPU, m) {
+  m.impl("_str_tfm_cpp", TORCH_BOX(&str_tfm));
+  m.impl("_str_tfm_backward_cpp", TORCH_BOX(&str_tfm_backward));
+}

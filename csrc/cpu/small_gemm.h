@@ -1,0 +1,184 @@
+#pragma once
+#include <cstdint>
+
+#include "../common/simd.h"
+
+// Matrix products of small blocks that already lie in cache: C (rows, cols) = A (rows, depth) * B (depth, cols).
+// B comes in panels: panel p holds columns [p * kPanel, (p + 1) * kPanel) as (depth, kPanel), padded with zeros.
+// Every element of C is one sum in the order of depth, so a result does not depend on how the rows were grouped.
+namespace strucfast {
+
+// Registers of one instruction level: Bytes a vector, kRows x 2 accumulators.
+template <typename Scalar, int Bytes, int Rows>
+struct Level {
+  using T = Scalar;
+  static constexpr int kLanes = Bytes / int(sizeof(T));
+  static constexpr int kPanel = 2 * kLanes;
+  static constexpr int kRows = Rows;
+  // Aligned to T only: rows of user tensors start anywhere.
+  typedef T Vec __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
+};
+
+// What happens to a finished sum.
+enum class Store {
+  kPlain,     // c = sum
+  kBias,      // c = extra[col] + sum
+  kMultiply,  // c = sum * extra[row, col]
+  kAdd,       // c += sum
+};
+
+SF_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// One block of MR rows and NV vectors. A is read at a[r * lda + k], or transposed at a[k * lda + r].
+template <class L, int MR, int NV, Store S, bool Transposed, typename T = typename L::T>
+SF_INLINE void gemm_block(int64_t depth, const T* SF_RESTRICT a, int64_t lda, const T* SF_RESTRICT b, T* SF_RESTRICT c,
+                          int64_t ldc, const T* SF_RESTRICT extra, int64_t ld_extra, int64_t cols) {
+  using Vec = typename L::Vec;
+  Vec acc[MR][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      acc[r][v] = S == Store::kBias ? *reinterpret_cast<const Vec*>(extra + v * L::kLanes) : Vec{};
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec panel[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) panel[v] = *reinterpret_cast<const Vec*>(b + k * L::kPanel + v * L::kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+      const T value = Transposed ? a[k * lda + r] : a[r * lda + k];
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) acc[r][v] += panel[v] * value;
+    }
+  }
+  if (cols >= NV * L::kLanes) {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        Vec* to = reinterpret_cast<Vec*>(c + r * ldc + v * L::kLanes);
+        if (S == Store::kMultiply) {
+          *to = acc[r][v] * *reinterpret_cast<const Vec*>(extra + r * ld_extra + v * L::kLanes);
+        } else if (S == Store::kAdd) {
+          *to += acc[r][v];
+        } else {
+          *to = acc[r][v];
+        }
+      }
+    }
+    return;
+  }
+  T rest[MR][NV * L::kLanes];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) *reinterpret_cast<Vec*>(rest[r] + v * L::kLanes) = acc[r][v];
+  }
+  for (int r = 0; r < MR; ++r) {
+    for (int64_t j = 0; j < cols; ++j) {
+      T* to = c + r * ldc + j;
+      if (S == Store::kMultiply) {
+        *to = rest[r][j] * extra[r * ld_extra + j];
+      } else {
+        *to = S == Store::kAdd ? *to + rest[r][j] : rest[r][j];
+      }
+    }
+  }
+}
+
+template <class L, int NV, Store S, bool Transposed, typename T = typename L::T>
+SF_INLINE void gemm_panel(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+                          const T* extra, int64_t ld_extra, int64_t cols) {
+  const int64_t a_row = Transposed ? 1 : lda;
+  const int64_t extra_row = S == Store::kMultiply ? ld_extra : 0;
+  int64_t r = 0;
+  for (; r + L::kRows <= rows; r += L::kRows) {
+    gemm_block<L, L::kRows, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
+                                               ld_extra, cols);
+  }
+  for (; r + 4 <= rows; r += 4) {
+    gemm_block<L, 4, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
+                                        ld_extra, cols);
+  }
+  for (; r < rows; ++r) {
+    gemm_block<L, 1, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
+                                        ld_extra, cols);
+  }
+}
+
+// panel_depth is the depth that one panel of B is laid out with (>= depth). extra is padded like B (kBias) or has
+// C's shape (kMultiply).
+template <class L, Store S, bool Transposed, typename T = typename L::T>
+SF_INLINE void gemm(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t lda, const T* b,
+                    int64_t panel_depth, T* c, int64_t ldc, const T* extra = nullptr, int64_t ld_extra = 0) {
+  for (int64_t first = 0; first < cols; first += L::kPanel) {
+    const T* panel = b + first * panel_depth;
+    const T* more = S == Store::kBias || S == Store::kMultiply ? extra + first : nullptr;
+    if (cols - first > L::kLanes) {
+      gemm_panel<L, 2, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, more, ld_extra, cols - first);
+    } else {
+      gemm_panel<L, 1, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, more, ld_extra, cols - first);
+    }
+  }
+}
+
+// b (depth, cols) with row length ldb -> panels.
+template <class L, typename T = typename L::T>
+SF_INLINE void pack_panels(const T* SF_RESTRICT b, int64_t ldb, int64_t depth, int64_t cols, T* SF_RESTRICT panels) {
+  using Vec = typename L::Vec;
+  for (int64_t first = 0; first < cols; first += L::kPanel) {
+    T* to = panels + first * depth;
+    if (cols - first >= L::kPanel) {
+      for (int64_t k = 0; k < depth; ++k) {
+        const Vec* from = reinterpret_cast<const Vec*>(b + k * ldb + first);
+        reinterpret_cast<Vec*>(to + k * L::kPanel)[0] = from[0];
+        reinterpret_cast<Vec*>(to + k * L::kPanel)[1] = from[1];
+      }
+      continue;
+    }
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < L::kPanel; ++j) {
+        to[k * L::kPanel + j] = first + j < cols ? b[k * ldb + first + j] : T(0);
+      }
+    }
+  }
+}
+
+// The transpose of w (cols, depth), row length depth -> panels.
+template <class L, typename T = typename L::T>
+SF_INLINE void pack_transposed(const T* SF_RESTRICT w, int64_t depth, int64_t cols, T* SF_RESTRICT panels) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+  for (int64_t first = 0; first < cols; first += L::kPanel) {
+    T* to = panels + first * depth;
+    for (int64_t j = 0; j < L::kPanel; j += 4) {
+      const T* from = w + (first + j) * depth;
+      int64_t k = 0;
+#if defined(__clang__) || __GNUC__ >= 12
+      if (first + j + 4 <= cols) {
+        for (; k + 4 <= depth; k += 4) {
+          const Four r0 = *reinterpret_cast<const Four*>(from + k);
+          const Four r1 = *reinterpret_cast<const Four*>(from + depth + k);
+          const Four r2 = *reinterpret_cast<const Four*>(from + 2 * depth + k);
+          const Four r3 = *reinterpret_cast<const Four*>(from + 3 * depth + k);
+          const Four low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5);
+          const Four low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+          const Four high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+          const Four high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+          T* row = to + k * L::kPanel + j;
+          *reinterpret_cast<Four*>(row) = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+          *reinterpret_cast<Four*>(row + L::kPanel) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+          *reinterpret_cast<Four*>(row + 2 * L::kPanel) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+          *reinterpret_cast<Four*>(row + 3 * L::kPanel) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+        }
+      }
+#endif
+      for (; k < depth; ++k) {
+        for (int64_t i = 0; i < 4; ++i) to[k * L::kPanel + j + i] = first + j + i < cols ? from[i * depth + k] : T(0);
+      }
+    }
+  }
+}
+
+}  // namespace strucfast

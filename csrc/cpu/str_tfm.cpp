@@ -1,0 +1,444 @@
+#include "str_tfm.h"
+
+#include "../common/activation.h"
+#include "../common/str_tfm.h"
+#include "small_gemm.h"
+
+namespace strucfast {
+
+int64_t StrTfmShape::hidden_width() const {
+  int64_t sum = 0;
+  for (int64_t l = 1; l < num_layers; ++l) sum += widths[l];
+  return sum;
+}
+
+int64_t StrTfmShape::num_parameters() const {
+  int64_t sum = 0;
+  for (int64_t l = 0; l < num_layers; ++l) sum += widths[l + 1] * (widths[l] + 1);
+  return sum;
+}
+
+namespace {
+
+// Rows of scratch are padded to the widest level's panel, which the narrower ones divide.
+template <typename T>
+SF_INLINE int64_t padded(int64_t width) {
+  return round_up(width, 128 / int64_t(sizeof(T)));
+}
+
+// Scratch is counted before the element type is known: the larger of the two paddings.
+int64_t padded_any(int64_t width) { return padded<float>(width); }
+
+int64_t widest(const StrTfmShape& shape) {
+  int64_t width = 0;
+  for (int64_t l = 0; l <= shape.num_layers; ++l) width = shape.widths[l] > width ? shape.widths[l] : width;
+  return padded_any(width);
+}
+
+int64_t tile_rows(const StrTfmShape& shape, int64_t first) {
+  return shape.num_samples - first < kStrTfmTile ? shape.num_samples - first : kStrTfmTile;
+}
+
+template <Activation A, typename T>
+SF_INLINE void activate_rows(int64_t rows, int64_t width, const T* pre, int64_t ld_pre, T* out, int64_t ld_out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* from = pre + r * ld_pre;
+    T* to = out + r * ld_out;
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) to[j] = activate<A>(from[j]);
+  }
+}
+
+template <typename T>
+SF_INLINE void activate_rows(int activation, int64_t rows, int64_t width, const T* pre, int64_t ld_pre, T* out,
+                             int64_t ld_out) {
+  switch (static_cast<Activation>(activation)) {
+    case Activation::kMish: return activate_rows<Activation::kMish>(rows, width, pre, ld_pre, out, ld_out);
+    case Activation::kSilu: return activate_rows<Activation::kSilu>(rows, width, pre, ld_pre, out, ld_out);
+    case Activation::kRelu: return activate_rows<Activation::kRelu>(rows, width, pre, ld_pre, out, ld_out);
+    case Activation::kElu: return activate_rows<Activation::kElu>(rows, width, pre, ld_pre, out, ld_out);
+    case Activation::kTanh: return activate_rows<Activation::kTanh>(rows, width, pre, ld_pre, out, ld_out);
+    case Activation::kIdentity: return activate_rows<Activation::kIdentity>(rows, width, pre, ld_pre, out, ld_out);
+  }
+}
+
+// act(pre) as panels of depth kStrTfmTile (they become the right factor of a weight gradient), act'(pre) as rows.
+template <class L, Activation A, typename T = typename L::T>
+SF_INLINE void activate_panels(int64_t rows, int64_t width, const T* SF_RESTRICT pre, int64_t ld_pre,
+                               T* SF_RESTRICT panels, T* SF_RESTRICT slope, int64_t ld_slope) {
+  for (int64_t first = 0; first < width; first += L::kPanel) {
+    T* panel = panels + first * kStrTfmTile;
+    const int64_t cols = width - first;
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* from = pre + r * ld_pre + first;
+      T* to = panel + r * L::kPanel;
+      T* to_slope = slope + r * ld_slope + first;
+      if (cols >= L::kPanel) {
+#pragma omp simd
+        for (int64_t j = 0; j < L::kPanel; ++j) {
+          const ValueAndSlope<T> act = activate_with_slope<A>(from[j]);
+          to[j] = act.value;
+          to_slope[j] = act.slope;
+        }
+        continue;
+      }
+      for (int64_t j = 0; j < L::kPanel; ++j) {
+        const ValueAndSlope<T> act = activate_with_slope<A>(j < cols ? from[j] : T(0));
+        to[j] = act.value;
+        to_slope[j] = j < cols ? act.slope : T(0);
+      }
+    }
+  }
+}
+
+template <class L, typename T = typename L::T>
+SF_INLINE void activate_panels(int activation, int64_t rows, int64_t width, const T* pre, int64_t ld_pre, T* panels,
+                               T* slope, int64_t ld_slope) {
+  switch (static_cast<Activation>(activation)) {
+    case Activation::kMish:
+      return activate_panels<L, Activation::kMish>(rows, width, pre, ld_pre, panels, slope, ld_slope);
+    case Activation::kSilu:
+      return activate_panels<L, Activation::kSilu>(rows, width, pre, ld_pre, panels, slope, ld_slope);
+    case Activation::kRelu:
+      return activate_panels<L, Activation::kRelu>(rows, width, pre, ld_pre, panels, slope, ld_slope);
+    case Activation::kElu:
+      return activate_panels<L, Activation::kElu>(rows, width, pre, ld_pre, panels, slope, ld_slope);
+    case Activation::kTanh:
+      return activate_panels<L, Activation::kTanh>(rows, width, pre, ld_pre, panels, slope, ld_slope);
+    case Activation::kIdentity:
+      return activate_panels<L, Activation::kIdentity>(rows, width, pre, ld_pre, panels, slope, ld_slope);
+  }
+}
+
+template <ScaleMap M, typename T>
+SF_INLINE void map_row(int64_t channels, const T* SF_RESTRICT logits, T* SF_RESTRICT scale) {
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) scale[c] = map_scale<M>(logits[c]);
+}
+
+template <typename T>
+SF_INLINE void map_row(int scale_map, int64_t channels, const T* logits, T* scale) {
+  switch (static_cast<ScaleMap>(scale_map)) {
+    case ScaleMap::kExp: return map_row<ScaleMap::kExp>(channels, logits, scale);
+    case ScaleMap::kExpHalf: return map_row<ScaleMap::kExpHalf>(channels, logits, scale);
+    case ScaleMap::kSoftplusShift: return map_row<ScaleMap::kSoftplusShift>(channels, logits, scale);
+    case ScaleMap::kSigmoid2: return map_row<ScaleMap::kSigmoid2>(channels, logits, scale);
+    case ScaleMap::kOnePlus: return map_row<ScaleMap::kOnePlus>(channels, logits, scale);
+  }
+}
+
+template <ScaleMap M, typename T>
+SF_INLINE void unmap_row(int64_t channels, const T* SF_RESTRICT grad, const T* SF_RESTRICT scale,
+                         T* SF_RESTRICT delta) {
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) delta[c] = grad[c] * scale_slope<M>(scale[c]);
+}
+
+template <typename T>
+SF_INLINE void unmap_row(int scale_map, int64_t channels, const T* grad, const T* scale, T* delta) {
+  switch (static_cast<ScaleMap>(scale_map)) {
+    case ScaleMap::kExp: return unmap_row<ScaleMap::kExp>(channels, grad, scale, delta);
+    case ScaleMap::kExpHalf: return unmap_row<ScaleMap::kExpHalf>(channels, grad, scale, delta);
+    case ScaleMap::kSoftplusShift: return unmap_row<ScaleMap::kSoftplusShift>(channels, grad, scale, delta);
+    case ScaleMap::kSigmoid2: return unmap_row<ScaleMap::kSigmoid2>(channels, grad, scale, delta);
+    case ScaleMap::kOnePlus: return unmap_row<ScaleMap::kOnePlus>(channels, grad, scale, delta);
+  }
+}
+
+// Per layer the bias row, padded, then the transposed weight in panels.
+template <class L, typename T = typename L::T>
+SF_INLINE void pack_variable(const StrTfmForward<T>& op, int64_t variable, T* packed) {
+  for (int64_t l = 0; l < op.shape.num_layers; ++l) {
+    const int64_t in = op.shape.widths[l];
+    const int64_t out = op.shape.widths[l + 1];
+    const T* bias = op.biases[l] + variable * out;
+    for (int64_t j = 0; j < padded<T>(out); ++j) packed[j] = j < out ? bias[j] : T(0);
+    pack_transposed<L>(op.weights[l] + variable * out * in, in, out, packed + padded<T>(out));
+    packed += padded<T>(out) * (in + 1);
+  }
+}
+
+template <class L, typename T = typename L::T>
+SF_INLINE void forward_tile(const StrTfmForward<T>& op, int64_t variable, int64_t first, const T* packed, T* current,
+                            T* next) {
+  const StrTfmShape& shape = op.shape;
+  const int64_t rows = tile_rows(shape, first);
+  const int64_t hidden = shape.hidden_width();
+  T* saved = op.saved == nullptr ? nullptr : op.saved + (variable * shape.num_samples + first) * hidden;
+  int64_t in = shape.widths[0];
+  int64_t ld = padded<T>(in);
+  const T* u = op.u + first * op.u_strides[0] + variable * op.u_strides[1];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < in; ++j) current[r * ld + j] = u[r * op.u_strides[0] + j * op.u_strides[2]];
+  }
+  for (int64_t l = 0; l < shape.num_layers; ++l) {
+    const int64_t out = shape.widths[l + 1];
+    const int64_t ld_out = padded<T>(out);
+    const T* panels = packed + ld_out;
+    const bool last = l + 1 == shape.num_layers;
+    // Pre-activations go straight to where the backward finds them; a scratch row has room for whole vectors.
+    T* pre = !last && saved != nullptr ? saved : next;
+    const int64_t ld_pre = !last && saved != nullptr ? hidden : ld_out;
+    const int64_t cols = pre == next ? round_up(out, L::kLanes) : out;
+    gemm<L, Store::kBias, false>(rows, cols, in, current, ld, panels, in, pre, ld_pre, packed);
+    if (!last) {
+      T* activated = pre == next ? next : current;
+      activate_rows(op.activation, rows, out, pre, ld_pre, activated, ld_out);
+      if (pre == next) {
+        next = current;
+        current = activated;
+      } else {
+        saved += out;
+      }
+    }
+    packed += ld_out * (in + 1);
+    in = out;
+    ld = ld_out;
+  }
+  const int64_t channels = in / 2;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = ((first + r) * shape.num_variables + variable) * channels;
+    map_row(op.scale_map, channels, next + r * ld, op.scale + at);
+    for (int64_t c = 0; c < channels; ++c) op.shift[at + c] = next[r * ld + channels + c];
+  }
+}
+
+template <class L, typename T = typename L::T>
+SF_INLINE void forward_range(const StrTfmForward<T>& op, int64_t begin, int64_t end, T* scratch) {
+  const int64_t tiles = op.shape.num_tiles();
+  T* current = scratch;
+  T* next = current + kStrTfmTile * widest(op.shape);
+  T* packed = next + kStrTfmTile * widest(op.shape);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t variable = unit / tiles;
+    const int64_t tile = unit % tiles;
+    if (unit == begin || tile == 0) pack_variable<L>(op, variable, packed);
+    forward_tile<L>(op, variable, tile * kStrTfmTile, packed, current, next);
+  }
+}
+
+template <class L, typename T = typename L::T>
+SF_INLINE void add_column_sums(int64_t rows, int64_t cols, const T* from, int64_t ld, T* sums, bool accumulate) {
+  using Vec = typename L::Vec;
+  for (int64_t first = 0; first < cols; first += L::kLanes) {
+    Vec sum = Vec{};
+    for (int64_t r = 0; r < rows; ++r) sum += *reinterpret_cast<const Vec*>(from + r * ld + first);
+    T lanes[L::kLanes];
+    *reinterpret_cast<Vec*>(lanes) = sum;
+    const int64_t count = cols - first < L::kLanes ? cols - first : L::kLanes;
+    for (int64_t j = 0; j < count; ++j) sums[first + j] = accumulate ? sums[first + j] + lanes[j] : lanes[j];
+  }
+}
+
+template <class L, typename T = typename L::T>
+struct BackwardScratch {
+  T* delta;
+  T* previous;
+  T* slope;
+  T* hidden;  // panels of depth kStrTfmTile
+  T* packed;  // the weights of one variable, layer after layer, in panels
+};
+
+// Parameter gradients of one chunk: the outputs themselves, or a row of `partials` (weights and biases by layer).
+template <typename T>
+struct ParameterGradients {
+  const StrTfmBackward<T>& op;
+  int64_t variable;
+  T* partial;  // null: the outputs
+
+  SF_INLINE T* weight(int64_t l) const {
+    if (partial == nullptr) return op.dweights[l] + variable * op.shape.widths[l + 1] * op.shape.widths[l];
+    return partial + offset(l);
+  }
+  SF_INLINE T* bias(int64_t l) const {
+    if (partial == nullptr) return op.dbiases[l] + variable * op.shape.widths[l + 1];
+    return partial + offset(l) + op.shape.widths[l + 1] * op.shape.widths[l];
+  }
+  SF_INLINE int64_t offset(int64_t l) const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < l; ++i) sum += op.shape.widths[i + 1] * (op.shape.widths[i] + 1);
+    return sum;
+  }
+};
+
+template <class L, typename T = typename L::T>
+SF_INLINE void backward_tile(const StrTfmBackward<T>& op, int64_t first, bool accumulate,
+                             const ParameterGradients<T>& gradients, BackwardScratch<L> scratch) {
+  const StrTfmShape& shape = op.shape;
+  const int64_t variable = gradients.variable;
+  const int64_t rows = tile_rows(shape, first);
+  const int64_t hidden = shape.hidden_width();
+  int64_t out = shape.widths[shape.num_layers];
+  int64_t ld = padded<T>(out);
+  const int64_t channels = out / 2;
+  for (int64_t r = 0; r < rows; ++r) {
+    T* delta = scratch.delta + r * ld;
+    const T* grad_scale = op.grad_scale + (first + r) * op.grad_scale_strides[0] + variable * op.grad_scale_strides[1];
+    const T* grad_shift = op.grad_shift + (first + r) * op.grad_shift_strides[0] + variable * op.grad_shift_strides[1];
+    const T* scale = op.scale + ((first + r) * shape.num_variables + variable) * channels;
+    unmap_row(op.scale_map, channels, grad_scale, scale, delta);
+    for (int64_t c = 0; c < channels; ++c) delta[channels + c] = grad_shift[c];
+  }
+  const T* saved = op.saved + (variable * shape.num_samples + first) * hidden + hidden;
+  const T* packed = scratch.packed;
+  for (int64_t l = shape.num_layers - 1; l >= 0; --l) {
+    const int64_t in = shape.widths[l];
+    const int64_t ld_in = padded<T>(in);
+    if (l > 0) {
+      saved -= in;
+      activate_panels<L>(op.activation, rows, in, saved, hidden, scratch.hidden, scratch.slope, ld_in);
+    } else if (op.dweights != nullptr) {
+      const T* u = op.u + first * op.u_strides[0] + variable * op.u_strides[1];
+      for (int64_t j = 0; j < round_up(in, L::kPanel); ++j) {
+        T* panel = scratch.hidden + j / L::kPanel * L::kPanel * kStrTfmTile + j % L::kPanel;
+        for (int64_t r = 0; r < rows; ++r) {
+          panel[r * L::kPanel] = j < in ? u[r * op.u_strides[0] + j * op.u_strides[2]] : T(0);
+        }
+      }
+    }
+    if (op.dweights != nullptr) {
+      T* dweight = gradients.weight(l);
+      if (accumulate) {
+        gemm<L, Store::kAdd, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in);
+      } else {
+        gemm<L, Store::kPlain, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in);
+      }
+      add_column_sums<L>(rows, out, scratch.delta, ld, gradients.bias(l), accumulate);
+    }
+    if (l > 0) {
+      gemm<L, Store::kMultiply, false>(rows, round_up(in, L::kLanes), out, scratch.delta, ld, packed, out,
+                                       scratch.previous, ld_in, scratch.slope, ld_in);
+    } else if (op.du != nullptr) {
+      const int64_t row = shape.num_variables * in;
+      gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, packed, out, op.du + first * row + variable * in,
+                                    row);
+    }
+    packed += round_up(in, L::kPanel) * out;
+    T* const consumed = scratch.delta;
+    scratch.delta = scratch.previous;
+    scratch.previous = consumed;
+    out = in;
+    ld = ld_in;
+  }
+}
+
+template <class L, typename T = typename L::T>
+SF_INLINE void backward_range(const StrTfmBackward<T>& op, int64_t begin, int64_t end, T* memory) {
+  const StrTfmShape& shape = op.shape;
+  const int64_t tiles = shape.num_tiles();
+  const int64_t chunks = str_tfm_num_chunks(shape);
+  const int64_t block = kStrTfmTile * widest(shape);
+  const BackwardScratch<L> scratch{memory, memory + block, memory + 2 * block, memory + 3 * block, memory + 4 * block};
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t variable = unit / chunks;
+    const int64_t chunk = unit % chunks;
+    if (unit == begin || chunk == 0) {
+      T* packed = scratch.packed;
+      for (int64_t l = shape.num_layers - 1; l >= 0; --l) {
+        const int64_t in = shape.widths[l];
+        const int64_t out = shape.widths[l + 1];
+        if (l > 0 || op.du != nullptr) pack_panels<L>(op.weights[l] + variable * out * in, in, out, in, packed);
+        packed += round_up(in, L::kPanel) * out;
+      }
+    }
+    const int64_t first = tiles * chunk / chunks;
+    const int64_t last = tiles * (chunk + 1) / chunks;
+    T* partial = chunk == 0 || op.dweights == nullptr
+                     ? nullptr
+                     : op.partials + ((chunk - 1) * shape.num_variables + variable) * shape.num_parameters();
+    const ParameterGradients<T> gradients{op, variable, partial};
+    for (int64_t tile = first; tile < last; ++tile) {
+      backward_tile<L>(op, tile * kStrTfmTile, tile > first, gradients, scratch);
+    }
+  }
+}
+
+template <typename T>
+void reduce_range(const StrTfmBackward<T>& op, int64_t begin, int64_t end) {
+  const StrTfmShape& shape = op.shape;
+  const int64_t chunks = str_tfm_num_chunks(shape);
+  for (int64_t variable = begin; variable < end; ++variable) {
+    const ParameterGradients<T> total{op, variable, nullptr};
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+      T* row = op.partials + ((chunk - 1) * shape.num_variables + variable) * shape.num_parameters();
+      const ParameterGradients<T> part{op, variable, row};
+      for (int64_t l = 0; l < shape.num_layers; ++l) {
+        T* SF_RESTRICT weight = total.weight(l);
+        T* SF_RESTRICT bias = total.bias(l);
+        const T* SF_RESTRICT more_weight = part.weight(l);
+        const T* SF_RESTRICT more_bias = part.bias(l);
+#pragma omp simd
+        for (int64_t i = 0; i < shape.widths[l + 1] * shape.widths[l]; ++i) weight[i] += more_weight[i];
+#pragma omp simd
+        for (int64_t i = 0; i < shape.widths[l + 1]; ++i) bias[i] += more_bias[i];
+      }
+    }
+  }
+}
+
+// Register blocks differ by instruction level, so each level is a function of its own instead of a clone: with one
+// block for all, AVX2 would spill half of its accumulators.
+#define STR_TFM_LEVEL(TARGET, BYTES, ROWS)                                                                        \
+  TARGET void forward_level(const StrTfmForward<float>& op, int64_t begin, int64_t end, float* scratch) {        \
+    forward_range<Level<float, BYTES, ROWS>>(op, begin, end, scratch);                                           \
+  }                                                                                                              \
+  TARGET void forward_level(const StrTfmForward<double>& op, int64_t begin, int64_t end, double* scratch) {      \
+    forward_range<Level<double, BYTES, ROWS>>(op, begin, end, scratch);                                          \
+  }                                                                                                              \
+  TARGET void backward_level(const StrTfmBackward<float>& op, int64_t begin, int64_t end, float* scratch) {      \
+    backward_range<Level<float, BYTES, ROWS>>(op, begin, end, scratch);                                          \
+  }                                                                                                              \
+  TARGET void backward_level(const StrTfmBackward<double>& op, int64_t begin, int64_t end, double* scratch) {    \
+    backward_range<Level<double, BYTES, ROWS>>(op, begin, end, scratch);                                         \
+  }
+
+#if defined(SF_HAS_CLONES)
+STR_TFM_LEVEL(__attribute__((target("default"))), 16, 4)
+STR_TFM_LEVEL(__attribute__((target("arch=x86-64-v3"))), 32, 6)
+STR_TFM_LEVEL(__attribute__((target("arch=x86-64-v4"))), 64, 8)
+#elif defined(__AVX512F__)
+STR_TFM_LEVEL(, 64, 8)
+#elif defined(__AVX2__)
+STR_TFM_LEVEL(, 32, 6)
+#else
+STR_TFM_LEVEL(, 16, 4)
+#endif
+#undef STR_TFM_LEVEL
+
+}  // namespace
+
+int64_t str_tfm_forward_scratch(const StrTfmShape& shape) {
+  int64_t packed = 0;
+  for (int64_t l = 0; l < shape.num_layers; ++l) packed += padded_any(shape.widths[l + 1]) * (shape.widths[l] + 1);
+  return 2 * kStrTfmTile * widest(shape) + packed;
+}
+
+int64_t str_tfm_backward_scratch(const StrTfmShape& shape) {
+  int64_t packed = 0;
+  for (int64_t l = 0; l < shape.num_layers; ++l) packed += padded_any(shape.widths[l]) * shape.widths[l + 1];
+  return 4 * kStrTfmTile * widest(shape) + packed;
+}
+
+int64_t str_tfm_num_chunks(const StrTfmShape& shape) {
+  // Eight units keep a few cores busy; partial sums cost memory traffic, so many variables stay whole.
+  const int64_t wanted = (8 + shape.num_variables - 1) / (shape.num_variables > 0 ? shape.num_variables : 1);
+  const int64_t tiles = shape.num_tiles();
+  return wanted < tiles ? wanted : (tiles > 0 ? tiles : 1);
+}
+
+void str_tfm_forward(const StrTfmForward<float>& op, int64_t begin, int64_t end, float* scratch) {
+  forward_level(op, begin, end, scratch);
+}
+void str_tfm_forward(const StrTfmForward<double>& op, int64_t begin, int64_t end, double* scratch) {
+  forward_level(op, begin, end, scratch);
+}
+void str_tfm_backward(const StrTfmBackward<float>& op, int64_t begin, int64_t end, float* scratch) {
+  backward_level(op, begin, end, scratch);
+}
+void str_tfm_backward(const StrTfmBackward<double>& op, int64_t begin, int64_t end, double* scratch) {
+  backward_level(op, begin, end, scratch);
+}
+void str_tfm_reduce(const StrTfmBackward<float>& op, int64_t begin, int64_t end) { reduce_range(op, begin, end); }
+void str_tfm_reduce(const StrTfmBackward<double>& op, int64_t begin, int64_t end) { reduce_range(op, begin, end); }
+
+}  // namespace strucfast
