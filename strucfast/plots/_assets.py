@@ -35,7 +35,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tile .detail { color: var(--muted); font-size: .8rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 26px 30px; }
 .chart { margin: 0; min-width: 0; } .chart figcaption { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .88rem; }
-.chart figcaption b { color: var(--ink); }
+.chart figcaption b { color: var(--ink); flex: 1 0 100%; } .chart small { font-weight: 400; color: var(--muted); }
 .key::before { content: ""; display: inline-block; width: 1.1em; height: 3px; border-radius: 2px; vertical-align: .25em;
   margin-right: .4em; background: currentColor; }
 .key.train::before { background: var(--train); } .key.validation::before { background: var(--validation); }
@@ -53,21 +53,23 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .plot .cursor { top: 0; bottom: 0; border-left: 1px solid var(--muted); display: none; }
 .plot .readout { top: 4px; right: 4px; padding: .35rem .5rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 6px; display: none; color: var(--ink); line-height: 1.35; white-space: pre; }
-.pictures { display: grid; gap: 8px; justify-content: start; margin: 0; }
+.pictures { display: grid; gap: 8px; margin: 0; }
 .pictures img { display: block; width: 100%; height: auto; border-radius: 5px; }
 .picture { margin: 0; } .picture figcaption { font-size: .74rem; text-align: center; padding-top: 2px; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; }
 .pair img:first-child { border-radius: 5px 0 0 5px; } .pair img:last-child { border-radius: 0 5px 5px 0; }
-img.pixels, .player { image-rendering: pixelated; }
+img.pixels, .player img { image-rendering: pixelated; }
 .sweep { display: grid; grid-template-columns: 8.2rem auto minmax(0, 1fr); gap: 0 16px; align-items: center;
   padding: 12px 0; border-top: 1px solid var(--line); break-inside: avoid; }
 .sweep:first-of-type { border-top: 0; }
 .sweep .name { font-weight: 650; } .sweep .hint { display: block; color: var(--muted); font-size: .8rem; font-weight: 400; }
-.sweep .strip { min-width: 0; } .sweep .strip img { display: block; width: 100%; height: auto; border-radius: 5px; }
+.sweep .strip { min-width: 0; }
+.frames { display: grid; grid-template-columns: repeat(var(--steps), minmax(0, 1fr)); gap: 3px; }
+.frames img { display: block; width: 100%; height: auto; border-radius: 4px; } .js .frames img.now { outline: 2px solid var(--accent); }
 .sweep .ends { display: flex; justify-content: space-between; font-size: .74rem; color: var(--muted);
-  font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; padding-top: 2px; }
 .player, .sweep input, .sweep output { display: none; }
-.js .player { display: block; width: 96px; height: 96px; border-radius: 8px; background-repeat: no-repeat; }
+.js .player { display: block; } .player img { display: block; width: 112px; height: auto; border-radius: 8px; }
 .js .sweep input { display: block; width: 100%; margin: 6px 0 0; accent-color: var(--accent); } .js .sweep output { display: inline;
   color: var(--accent); font-weight: 650; }
 .scroll { overflow-x: auto; }
@@ -91,8 +93,9 @@ details { margin-top: .5rem; } summary { cursor: pointer; font-weight: 600; padd
 footer { max-width: 1080px; margin: 0 auto; padding: 6px 20px 44px; color: var(--muted); font-size: .84rem; }
 @media (max-width: 640px) {
   header.top { padding-top: 26px; } main, header.top { padding-left: 14px; padding-right: 14px; } section { padding: 18px 16px; }
-  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tile .value { font-size: 1.4rem; }
-  .sweep { grid-template-columns: minmax(0, 1fr) auto; gap: 8px 12px; } .sweep .strip { grid-column: 1 / -1; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tile:last-child:nth-child(odd) { grid-column: 1 / -1; }
+  .tile .value { font-size: 1.4rem; }
+  .sweep { grid-template-columns: minmax(0, 1fr) auto; gap: 8px 12px; } .sweep .strip { grid-column: 1 / -1; } .player img { width: 96px; }
   .plot { height: 190px; } th, td { padding: .34rem .45rem; } table.heat td { min-width: 3.3rem; }
 }
 @media print {
@@ -109,23 +112,19 @@ JS = """
 "use strict";
 document.documentElement.classList.add("js");
 document.querySelectorAll(".sweep").forEach(function (row) {
-  var strip = row.querySelector("img"), player = row.querySelector(".player");
-  var slider = row.querySelector("input"), output = row.querySelector("output");
-  var values = JSON.parse(row.dataset.values), last = values.length - 1;
-  player.style.backgroundImage = "url(" + strip.src + ")";
-  player.style.backgroundSize = values.length * 100 + "% 100%";
+  var frames = row.querySelectorAll(".frames img"), player = document.createElement("img");
+  var slider = row.querySelector("input"), output = row.querySelector("output"), values = JSON.parse(row.dataset.values);
+  player.alt = row.querySelector(".player").dataset.alt;
+  row.querySelector(".player").appendChild(player);
   function show() {
-    player.style.backgroundPosition = 100 * slider.value / last + "% 0";
+    frames.forEach(function (frame, place) { frame.classList.toggle("now", place === +slider.value); });
+    player.src = frames[slider.value].src;
     output.textContent = values[slider.value];
   }
-  function follow(event) {
-    var box = strip.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
-    slider.value = Math.max(0, Math.min(last, Math.floor(share * values.length)));
-    show();
-  }
   slider.addEventListener("input", show);
-  strip.addEventListener("pointermove", follow);
-  strip.addEventListener("pointerdown", follow);
+  frames.forEach(function (frame, place) {
+    frame.addEventListener("pointerenter", function () { slider.value = place; show(); });
+  });
   show();
 });
 document.querySelectorAll(".plot").forEach(function (plot) {

@@ -38,9 +38,9 @@ def number(value: Any, digits: int = 3) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people: "85 ms", "4.2 s", "2 min 54 s", "3 h 05 min"."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
@@ -169,7 +169,7 @@ def chart(name: str, series: Series, unit: str = "") -> str:
     store = escape(json.dumps({"low": x_low, "high": x_high, "series": data}))
     axis = "log axis" if log else ""
     extra = " · ".join(part for part in (unit, axis) if part)
-    caption = f"<b>{escape(name)}</b>" + (f"<span>{escape(extra)}</span>" if extra else "") + "".join(keys)
+    caption = f"<b>{escape(name)}" + (f" <small>{escape(extra)}</small>" if extra else "") + "</b>" + "".join(keys)
     return (
         f'<figure class="chart"><figcaption>{caption}</figcaption><div class="plot" data-chart="{store}">'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{escape(name)} over the step">'

@@ -161,7 +161,7 @@ def _headline(model, errors, metrics, history, timings, latent_dim, num_factors)
     if mig is None:
         tiles.append(("MIG", "–", "", "needs known factors" if num_factors == 0 else "not computed"))
     else:
-        tiles.append(("MIG", f"{mig:.3f}", "", f"{latent_dim} latents, {num_factors} factors"))
+        tiles.append(("MIG", number(mig), "", f"{latent_dim} latents, {num_factors} factors"))
     if hasattr(model, "parameters"):
         count = sum(parameter.numel() for parameter in model.parameters())
         rounded, unit = (f"{count / 1e6:.2f}", "M") if count >= 1e6 else (f"{count:,}", "")
@@ -197,13 +197,13 @@ def _shown_width(width: int) -> int:
     return max(1, round(88 / width)) * width
 
 
-def _pictures(items: list[tuple[str, str]], column: int) -> str:
+def _pictures(items: list[tuple[str, str]], column: int, most: int) -> str:
     figures = "".join(
         f'<figure class="picture">{body}' + (f"<figcaption>{escape(text)}</figcaption>" if text else "") + "</figure>"
         for body, text in items
     )
-    # columns shrink below their width only when a phone is too narrow for three of them
-    columns = f"grid-template-columns:repeat(auto-fill,minmax(min({column}px,31%),{column}px))"
+    # a column is at most 1/most of the row, so that a phone still shows `most` of them side by side
+    columns = f"grid-template-columns:repeat(auto-fill,minmax(min({column}px,{100 / most - 3:.0f}%),1fr))"
     return f'<div class="pictures" style="{columns}">{figures}</div>'
 
 
@@ -215,7 +215,7 @@ def _pairs(originals: np.ndarray, decoded: np.ndarray, errors: np.ndarray, place
         right = image_tag(decoded[place], "reconstruction", width)
         psnr = _psnr(float(errors[place]))
         items.append((f'<div class="pair">{left}{right}</div>', "exact" if math.isinf(psnr) else f"{psnr:.1f} dB"))
-    return _pictures(items, 2 * width + 2)
+    return _pictures(items, 2 * width + 2, 2)
 
 
 def _reconstructions(originals: np.ndarray, decoded: np.ndarray, errors: np.ndarray, num_images: int) -> str:
@@ -241,7 +241,7 @@ def _samples(model: Any, stored: torch.Tensor, seed: int, count: int = 40) -> st
         f"New images: each {unit} is drawn by itself from the {len(stored):,} stored codes, so a sample mixes many "
         "training images (Leeb et al., Structure by Architecture)."
     )
-    pictures = _pictures([(image_tag(frame, "hybrid sample", width), "") for frame in frames], width)
+    pictures = _pictures([(image_tag(frame, "hybrid sample", width), "") for frame in frames], width, 4)
     return f'<h2>Hybrid samples</h2><p class="lead">{escape(lead)}</p>{pictures}'
 
 
@@ -254,7 +254,7 @@ def _hint(shares: np.ndarray | None, dim: int, factor_names: Sequence[str]) -> s
 
 def _traversals(model: Any, stored: torch.Tensor, shares, factor_names: Sequence[str], max_latents: int) -> str:
     result = traverse(model, stored, steps=9, max_rows=max_latents)
-    rows, steps, height, width, channels = result.frames.shape
+    rows, steps = result.frames.shape[:2]
     lead = (
         f"Each row sweeps one latent variable from the least to the greatest of its {len(stored):,} stored values; the others "
         "stay as in one real code, the one nearest to the mean."
@@ -266,14 +266,13 @@ def _traversals(model: Any, stored: torch.Tensor, shares, factor_names: Sequence
         note = f"Showing {rows} of {stored.shape[1]} latent variables: those whose sweep changes the picture most."
         parts.append(f'<p class="note">{escape(note)}</p>')
     for dim, values, frames in zip(result.dims, result.values, result.frames, strict=True):
-        strip = np.ascontiguousarray(frames.transpose(1, 0, 2, 3).reshape(height, steps * width, channels))
         shown = escape(json.dumps([f"{value:.2f}" for value in values]))
-        hint = _hint(shares, dim, factor_names)
-        tag = image_tag(strip, f"traversal of latent {dim} from {values[0]:.2f} to {values[-1]:.2f}")
+        tags = "".join(image_tag(frame, f"latent {dim} at {value:.2f}") for frame, value in zip(frames, values, strict=True))
         parts.append(
             f'<div class="sweep" data-values="{shown}"><div class="name">z{dim} <output></output>'
-            f'<span class="hint">{escape(hint)}</span></div>'
-            f'<div class="player" role="img" aria-label="frame of latent {dim}"></div><div class="strip">{tag}'
+            f'<span class="hint">{escape(_hint(shares, dim, factor_names))}</span></div>'
+            f'<div class="player" data-alt="chosen frame of latent {dim}"></div>'
+            f'<div class="strip"><div class="frames" style="--steps:{steps}">{tags}</div>'
             f'<div class="ends"><span>{values[0]:.2f}</span><span>{values[-1]:.2f}</span></div>'
             f'<input type="range" min="0" max="{steps - 1}" value="{steps // 2}" step="1" aria-label="latent {dim}"></div></div>'
         )
