@@ -18,6 +18,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
@@ -185,10 +190,11 @@ def ninja_file(kind, plan, build_dir, output):
 
 class BuildNative(build_ext):
     def get_ext_filename(self, fullname):
-        folder, name = fullname.rsplit(".", 1)
+        # setuptools asks with the dotted name for a wheel and with the bare one for an in-place build.
+        *folder, name = fullname.split(".")
         # The two op libraries carry no Python symbol, so their names carry no Python tag.
         suffix = sysconfig.get_config_var("EXT_SUFFIX") if name == "_host" else ".so"
-        return str(Path(*folder.split(".")) / (name + suffix))
+        return str(Path(*folder) / (name + suffix))
 
     def build_extensions(self):
         info, built = {}, []
@@ -214,9 +220,17 @@ class BuildNative(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         tag = hashlib.sha256(repr((sys.version, plan)).encode()).hexdigest()[:8]
-        build_dir = (ROOT / self.build_temp / f"{ext.kind}-{tag}").resolve()
+        # One folder for wheel, editable and in-place builds, so that each reuses the others' objects.
+        build_dir = ROOT / "build" / "native" / f"{ext.kind}-{tag}"
         build_dir.mkdir(parents=True, exist_ok=True)
-        # Ninja builds beside the sources' objects; the finished library is moved into place in one step.
+        with open(build_dir / ".lock", "w") as lock:
+            # Two builds at once (pip and make, say) would tear each other's objects.
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self.run_ninja(ext, plan, build_dir, output)
+
+    def run_ninja(self, ext, plan, build_dir, output):
+        # The finished library is moved into place in one step: a process that has it loaded keeps its own.
         staged = build_dir / output.name
         ninja = ninja_file(ext.kind, plan, build_dir, staged)
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []

@@ -1,7 +1,5 @@
 """GroupNorm, activation and affine modulation, one after the other."""
 
-import math
-
 import torch
 
 from ._activations import activate
@@ -22,11 +20,16 @@ def group_norm_modulate(
     """Plain PyTorch truth of :func:`strucfast.ops.group_norm_modulate`, with the same arguments."""
     dtype = compute_dtype(x)
     per_channel = (1, x.shape[1]) + (1,) * (x.dim() - 2)
-    groups = x.to(dtype).reshape(x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups)
-    # Two passes: E[x^2] - m^2 loses every digit once the mean is large beside the deviation.
-    centred = groups - groups.mean(dim=2, keepdim=True)
-    rstd = torch.rsqrt((centred * centred).mean(dim=2, keepdim=True) + eps)
-    y = (centred * rstd).reshape(x.shape)
+    # unflatten keeps the strides, so a channels-last input stays channels-last through every elementwise step.
+    groups = x.to(dtype).unflatten(1, (num_groups, x.shape[1] // num_groups))
+    within = tuple(range(2, groups.dim()))
+    # Shifting by any member changes nothing but rounding: it removes a mean that is large beside the deviation.
+    first = groups[(slice(None), slice(None), *(slice(0, 1) for _ in within))].detach()
+    groups = groups - first
+    # Two passes: E[x^2] - m^2 would lose every digit.
+    centred = groups - groups.mean(dim=within, keepdim=True)
+    rstd = torch.rsqrt((centred * centred).mean(dim=within, keepdim=True) + eps)
+    y = (centred * rstd).flatten(1, 2)
     if weight is not None:
         y = y * weight.to(dtype).reshape(per_channel)
     if bias is not None:

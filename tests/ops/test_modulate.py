@@ -1,0 +1,62 @@
+"""modulate: identities that hold for any input, and errors a person can act on."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strucfast import ops
+
+sizes = st.integers(1, 7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=sizes, c=sizes, spatial=st.lists(sizes, max_size=3), channels_last=st.booleans(), seed=st.integers(0, 2**31))
+def test_scale_one_shift_zero_is_the_identity(n, c, spatial, channels_last, seed):
+    x = torch.randn(n, c, *spatial, generator=torch.Generator().manual_seed(seed))
+    if channels_last and spatial:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    y = ops.modulate(x, torch.ones(n, c), torch.zeros(n, c))
+    assert torch.equal(y, x)
+    assert y.stride() == x.stride()
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=sizes, c=sizes, s=st.integers(1, 40), seed=st.integers(0, 2**31))
+def test_two_modulations_compose(n, c, s, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, c, s, dtype=torch.float64, generator=generator)
+    a, b, p, q = torch.randn(4, n, c, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(ops.modulate(ops.modulate(x, a, b), p, q), ops.modulate(x, a * p, b * p + q))
+
+
+def test_nan_and_infinity_pass_through():
+    x = torch.tensor([[[float("nan"), float("inf"), -float("inf"), 1.0]]])
+    y = ops.modulate(x, torch.full((1, 1), 2.0), torch.ones(1, 1))
+    assert torch.isnan(y[0, 0, 0]) and y[0, 0, 1:].tolist() == [float("inf"), -float("inf"), 3.0]
+
+
+@pytest.mark.parametrize(
+    "arguments,error,words",
+    [
+        ((torch.ones(2, 3, 4), torch.ones(2, 4), torch.ones(2, 3)), ValueError, r"scale must have shape \(N, C\) = \(2, 3\)"),
+        ((torch.ones(2, 3, 4), torch.ones(2, 3), torch.ones(3)), ValueError, r"shift .* got \(3,\)"),
+        ((torch.ones(3), torch.ones(3), torch.ones(3)), ValueError, r"x must be \(N, C, \*S\)"),
+        ((torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), torch.ones(2, 3)), TypeError, "x must be float32.*int64"),
+        ((torch.ones(2, 3), torch.ones(2, 3, dtype=torch.uint8), torch.ones(2, 3)), TypeError, "scale.*uint8"),
+        ((torch.ones(2, 3), 2.0, torch.ones(2, 3)), TypeError, "scale must be a torch.Tensor, got float"),
+        ((torch.ones(2, 3), torch.ones(2, 3, device="meta"), torch.ones(2, 3)), ValueError, "scale must be on x's device cpu"),
+    ],
+)
+def test_bad_arguments(arguments, error, words):
+    with pytest.raises(error, match=words):
+        ops.modulate(*arguments)
+
+
+def test_per_pixel_shift_is_not_kept_for_the_backward():
+    """Its value is never read again, so it must not hold memory until the backward."""
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    shift = torch.randn(2, 3, 4)
+    y = ops.modulate(x, torch.ones(2, 3), shift)
+    saved = [t for t in y.grad_fn.saved_tensors if t is not None] if hasattr(y.grad_fn, "saved_tensors") else []
+    assert all(t.data_ptr() != shift.data_ptr() for t in saved)
