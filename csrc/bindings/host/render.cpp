@@ -1,0 +1,52 @@
+#include "../../cpu/render_shapes3d.h"
+#include "arrays.h"
+#include "bind.h"
+#include "threads.h"
+
+namespace strucfast {
+namespace {
+
+py::array_t<uint8_t> shapes3d_geometry_py(int64_t image_size, int64_t threads) {
+  if (image_size <= 0 || image_size % 8 != 0 || image_size > 1024)
+    throw py::value_error("image_size: expected a multiple of 8 in [8, 1024], got " + std::to_string(image_size));
+  py::array_t<uint8_t> layers({kShapes3dGeometries, kShapes3dLayers, image_size * image_size});
+  uint8_t* data = layers.mutable_data();
+  py::gil_scoped_release release;
+  parallel_ranges(kShapes3dGeometries, threads, 1, [&](int64_t, int64_t begin, int64_t end) {
+    shapes3d_geometry(begin, end, image_size, data);
+  });
+  return layers;
+}
+
+void render_shapes3d_py(const Array<uint8_t>& layers, const Array<uint16_t>& palette, const Array<int64_t>& indices,
+                        Array<uint8_t>& out, int64_t threads) {
+  check_shape("layers", layers, {kShapes3dGeometries, kShapes3dLayers, -1});
+  check_shape("palette", palette, {3, kShapes3dHues, 3});
+  check_indices(indices, kShapes3dImages);
+  const int64_t pixels = layers.shape(2), count = indices.shape(0);
+  if (pixels % kShapes3dBlock != 0)
+    throw py::value_error("layers: expected a multiple of 64 pixels, got " + std::to_string(pixels));
+  if (out.ndim() != 4 || out.shape(0) != count || out.shape(1) * out.shape(2) != pixels || out.shape(3) != 3)
+    throw py::value_error("out: expected shape (" + std::to_string(count) + ", H, W, 3) with H*W = " +
+                          std::to_string(pixels) + ", got " + shape_text(out));
+  const uint8_t* layer_data = layers.data();
+  const uint16_t* palette_data = palette.data();
+  const int64_t* index_data = indices.data();
+  uint8_t* out_data = out.mutable_data();
+  py::gil_scoped_release release;
+  parallel_ranges(count, threads, 64, [&](int64_t, int64_t begin, int64_t end) {
+    shapes3d_recolour(begin, end, layer_data, palette_data, index_data, pixels, out_data);
+  });
+}
+
+}  // namespace
+
+void bind_render(py::module_& m) {
+  m.def("shapes3d_geometry", &shapes3d_geometry_py, py::arg("image_size"), py::arg("threads"),
+        "Ray cast the 480 geometries of the 3D Shapes scene: (480, 4, image_size * image_size) uint8.");
+  m.def("render_shapes3d", &render_shapes3d_py, py::arg("layers").noconvert(), py::arg("palette").noconvert(),
+        py::arg("indices").noconvert(), py::arg("out").noconvert(), py::arg("threads"),
+        "Render the images with these row numbers into out (N, H, W, 3) uint8.");
+}
+
+}  // namespace strucfast
