@@ -1,0 +1,134 @@
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/half.h"
+
+// Everything that needs the CUDA compiler, in one place: the kernels build on these functions alone. Compiled by a
+// plain C++ compiler the kernels run on the emulator of tests/cuda/emulator, which brings its own cuda_runtime.h.
+namespace strucfast::cuda {
+
+// The type that sums and per-element arithmetic use.
+template <typename T>
+struct ComputeType {
+  using type = float;
+};
+template <>
+struct ComputeType<double> {
+  using type = double;
+};
+template <typename T>
+using Compute = typename ComputeType<T>::type;
+
+__host__ __device__ __forceinline__ float to_compute(float value) { return value; }
+__host__ __device__ __forceinline__ double to_compute(double value) { return value; }
+__host__ __device__ __forceinline__ void from_compute(float value, float* to) { *to = value; }
+__host__ __device__ __forceinline__ void from_compute(double value, double* to) { *to = value; }
+__host__ __device__ __forceinline__ void from_compute(double value, float* to) { *to = static_cast<float>(value); }
+__host__ __device__ __forceinline__ void from_compute(float value, double* to) { *to = static_cast<double>(value); }
+
+#if defined(__CUDACC__)
+
+__device__ __forceinline__ float to_compute(BFloat16 value) {
+  return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
+}
+__device__ __forceinline__ float to_compute(Float16 value) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+}
+__device__ __forceinline__ void from_compute(float value, BFloat16* to) {
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+}
+__device__ __forceinline__ void from_compute(float value, Float16* to) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+}
+
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+  return reinterpret_cast<T*>(dynamic_shared_bytes);
+}
+
+// 16 bytes from global straight into shared memory, without a register in between; wait_for_copies() ends them all.
+__device__ __forceinline__ void copy_16_to_shared(void* shared, const void* global) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+__device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+__device__ __forceinline__ float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
+__device__ __forceinline__ double reciprocal_root(double value) { return 1.0 / sqrt(value); }
+
+template <typename... Arguments>
+cudaError_t launch(void (*kernel)(Arguments...), unsigned grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                   Arguments... arguments) {
+  // Up to 48 KB come without asking.
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  return cudaGetLastError();
+}
+
+// Shared memory one block may ask for on the current device.
+inline size_t shared_memory_limit() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 48 * 1024;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) return 48 * 1024;
+  return static_cast<size_t>(bytes);
+}
+
+#else
+
+inline float to_compute(BFloat16 value) { return load(value); }
+inline float to_compute(Float16 value) { return load(value); }
+inline void from_compute(float value, BFloat16* to) { store(to, value); }
+inline void from_compute(float value, Float16* to) { store(to, value); }
+
+template <typename T>
+inline T* dynamic_shared() {
+  return reinterpret_cast<T*>(emulator::dynamic_shared_bytes());
+}
+inline void copy_16_to_shared(void* shared, const void* global) { emulator::copy_16(shared, global); }
+inline void wait_for_copies() { emulator::finish_copies(); }
+inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t(a) * b) >> 32); }
+inline float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
+inline double reciprocal_root(double value) { return 1.0 / sqrt(value); }
+
+template <typename... Arguments>
+cudaError_t launch(void (*kernel)(Arguments...), unsigned grid, dim3 block, size_t shared_bytes, cudaStream_t,
+                   Arguments... arguments) {
+  return emulator::run([=] { kernel(arguments...); }, grid, block, shared_bytes);
+}
+
+inline size_t shared_memory_limit() { return emulator::shared_memory_limit(); }
+
+#endif
+
+// n / divisor by a multiplication. Right for every n; fast below 2^31.
+struct Divider {
+  uint64_t divisor;
+  uint32_t magic, shift;
+  bool small;
+
+  explicit Divider(int64_t value) : divisor(static_cast<uint64_t>(value)), magic(0), shift(0), small(value < (1ll << 31)) {
+    if (!small) return;
+    while ((1ull << shift) < divisor) ++shift;
+    magic = static_cast<uint32_t>(((1ull << 32) * ((1ull << shift) - divisor)) / divisor + 1);
+  }
+  __device__ __forceinline__ uint64_t quotient(uint64_t n) const {
+    if (small && n < (1ull << 31)) {
+      const uint32_t low = static_cast<uint32_t>(n);
+      return (multiply_high(low, magic) + low) >> shift;
+    }
+    return n / divisor;
+  }
+};
+
+}  // namespace strucfast::cuda

@@ -1,0 +1,93 @@
+#pragma once
+#include "cuda/device.h"
+
+// Vectors of V elements between memory and compute-type registers.
+namespace strucfast::cuda {
+
+template <typename T>
+constexpr int kFullVector = 16 / sizeof(T);
+
+template <typename T, int V>
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
+  T items[V];
+};
+
+template <int V, typename T>
+__device__ __forceinline__ Pack<T, V> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, V>*>(from);
+}
+
+template <int V, typename T>
+__device__ __forceinline__ void unpack(const Pack<T, V>& pack, Compute<T> (&to)[V]) {
+#pragma unroll
+  for (int j = 0; j < V; ++j) to[j] = to_compute(pack.items[j]);
+}
+
+template <int V, typename T, typename A>
+__device__ __forceinline__ void store_values(T* to, const A (&values)[V]) {
+  Pack<T, V> pack;
+#pragma unroll
+  for (int j = 0; j < V; ++j) from_compute(values[j], &pack.items[j]);
+  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
+
+inline bool aligned_16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// A parameter tensor (scale, shift, weight, bias): of x's type or float32, null when absent. Per channel it is read at
+// sample * stride + channel (a slice of a bank of scales needs no copy), per pixel where x is read.
+struct Operand {
+  const void* data = nullptr;
+  int64_t stride = 0;
+  bool float32 = true;
+  bool per_pixel = false;
+};
+
+// Whether every row of a parameter can be read in vectors of V.
+template <int V>
+bool vectors_fit(const Operand& operand) {
+  return aligned_16(operand.data) && (operand.per_pixel || operand.stride % V == 0);
+}
+
+// A parameter's gradient, in the parameter's type; null when nobody asked for it.
+struct Gradient {
+  void* data = nullptr;
+  bool float32 = true;
+  bool per_pixel = false;
+};
+
+template <typename T>
+__device__ __forceinline__ Compute<T> load_operand(const Operand& operand, int64_t index) {
+  if (operand.float32) return static_cast<Compute<T>>(static_cast<const float*>(operand.data)[index]);
+  return to_compute(static_cast<const T*>(operand.data)[index]);
+}
+
+template <typename T, int V>
+__device__ __forceinline__ void load_operands(const Operand& operand, int64_t index, Compute<T> (&to)[V]) {
+  if (operand.float32) {
+    const auto pack = load_pack<V>(static_cast<const float*>(operand.data) + index);
+#pragma unroll
+    for (int j = 0; j < V; ++j) to[j] = static_cast<Compute<T>>(pack.items[j]);
+  } else {
+    unpack<V>(load_pack<V>(static_cast<const T*>(operand.data) + index), to);
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void store_gradient(const Gradient& gradient, int64_t index, Compute<T> value) {
+  if (gradient.float32) {
+    from_compute(value, static_cast<float*>(gradient.data) + index);
+  } else {
+    from_compute(value, static_cast<T*>(gradient.data) + index);
+  }
+}
+
+template <typename T, int V>
+__device__ __forceinline__ void store_gradients(const Gradient& gradient, int64_t index, const Compute<T> (&values)[V]) {
+  if (gradient.float32) {
+    store_values<V>(static_cast<float*>(gradient.data) + index, values);
+  } else {
+    store_values<V>(static_cast<T*>(gradient.data) + index, values);
+  }
+}
+
+}  // namespace strucfast::cuda
