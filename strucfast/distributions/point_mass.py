@@ -42,6 +42,9 @@ class PointMass(Distribution):
     def rsample(self, sample_shape=torch.Size()) -> torch.Tensor:
         return self.location.expand(self._extended_shape(sample_shape))
 
+    def sample(self, sample_shape=torch.Size()) -> torch.Tensor:
+        return self.rsample(sample_shape).detach()
+
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("a point mass has no density: a deterministic encoder defines no log_prob")
 

@@ -121,7 +121,10 @@ class HourglassDecoder(nn.Module):
         self.output = output.to(memory_format=torch.channels_last)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        x = self.head(z).unflatten(1, self.shape).contiguous(memory_format=torch.channels_last)
+        # As in the encoder, the code is read in float32 also under autocast.
+        with torch.autocast(z.device.type, enabled=False):
+            x = self.head(z.to(self.head[0].weight.dtype))
+        x = x.unflatten(1, self.shape).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)
         if self.final_upsample:

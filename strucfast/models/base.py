@@ -104,6 +104,7 @@ class Autoencoder(nn.Module):
             # One launch over all parameters: on small nets the loop over tensors is a tenth of the step.
             fused=True,
         )
+        adam.register_load_state_dict_post_hook(_match_layouts)
         return [adam]
 
     def check_images(self, x: torch.Tensor) -> None:
@@ -147,3 +148,13 @@ class Autoencoder(nn.Module):
     def _check_optimizer_index(index: int) -> None:
         if index != 0:
             raise ValueError(f"optimizer_index must be 0, the only optimizer, got {index}")
+
+
+def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Lay restored moments out as their parameters: fused Adam walks raw memory, and files keep no strides."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -35,7 +35,8 @@ class FiLM(nn.Module):
         if condition.dim() != 2 or condition.shape[1] != self.condition_dim:
             raise ValueError(f"condition must have shape (N, {self.condition_dim}), got {tuple(condition.shape)}")
         gain, shift = self.linear(condition).chunk(2, dim=1)
-        return 1.0 + gain, shift
+        # Beside 1, a half type would keep only two or three digits of the gain.
+        return 1.0 + gain.to(torch.promote_types(gain.dtype, torch.float32)), shift
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         scale, shift = self.affine(condition)

@@ -83,7 +83,7 @@ class HybridSampler:
 
 def _as_codes(codes: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Checked (N,D) tensor of codes."""
-    codes = torch.as_tensor(codes).detach()
+    codes = torch.as_tensor(codes).detach().clone()
     if not codes.is_floating_point():
         raise TypeError(f"codes must be floating point, got {codes.dtype}")
     if codes.dim() != 2 or 0 in codes.shape:
