@@ -63,7 +63,9 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], foot: Sequen
         parts = []
         for place, cell in enumerate(row):
             if isinstance(cell, str):
-                parts.append(f'<{tag} class="text">{escape(cell)}</{tag}>' if place else f"<{tag}>{escape(cell)}</{tag}>")
+                parts.append(
+                    f'<{tag} class="text">{escape(cell)}</{tag}>' if place else f"<{tag}>{escape(cell)}</{tag}>"
+                )
             else:
                 parts.append(f"<{tag}>{escape(number(cell))}</{tag}>")
         return "<tr>" + "".join(parts) + "</tr>"
@@ -126,7 +128,7 @@ def short(value: float) -> str:
 
 
 def chart(name: str, series: Series, unit: str = "") -> str:
-    """A line chart of split -> (steps, values). The lines are a stretched SVG, the labels HTML, so phones can read them."""
+    """A line chart of split -> (steps, values): lines in a stretched SVG, labels in HTML, which phones can read."""
     thinned = {split: thin(*points) for split, points in series.items() if points[0]}
     every_x = np.concatenate([xs for xs, _ in thinned.values()])
     every_y = np.concatenate([ys for _, ys in thinned.values()])
@@ -173,5 +175,6 @@ def chart(name: str, series: Series, unit: str = "") -> str:
     return (
         f'<figure class="chart"><figcaption>{caption}</figcaption><div class="plot" data-chart="{store}">'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{escape(name)} over the step">'
-        f'{"".join(paths)}</svg>{"".join(labels)}<span class="cursor"></span><span class="readout"></span></div></figure>'
+        f'{"".join(paths)}</svg>{"".join(labels)}<span class="cursor"></span><span class="readout"></span>'
+        "</div></figure>"
     )

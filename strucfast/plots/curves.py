@@ -24,9 +24,16 @@ def history_terms(history: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     terms: dict[str, Series] = {}
     for number, record in enumerate(history):
         if "step" not in record or "split" not in record:
-            raise ValueError(f"history: expected every record to have 'step' and 'split', record {number} has {sorted(record)}")
+            raise ValueError(
+                f"history: expected every record to have 'step' and 'split', record {number} has {sorted(record)}"
+            )
         for name, value in record.items():
-            if name in BOOKKEEPING or isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            if (
+                name in BOOKKEEPING
+                or isinstance(value, bool)
+                or not isinstance(value, Real)
+                or not math.isfinite(value)
+            ):
                 continue
             steps, values = terms.setdefault(name, {}).setdefault(str(record["split"]), ([], []))
             steps.append(float(record["step"]))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def normalised_information(mutual_information: Any, factor_entropy: Any) -> np.ndarray:
-    """I(z_j; v_k) / H(v_k) as (D, K) in [0, 1]; a constant factor (entropy 0) gives 0, since nothing can be known of it."""
+    """I(z_j; v_k) / H(v_k) as (D, K) in [0, 1]; a constant factor (entropy 0) gives 0: it has nothing to tell."""
     information = np.asarray(mutual_information, dtype=np.float64)
     entropy = np.asarray(factor_entropy, dtype=np.float64)
     if information.ndim != 2 or entropy.shape != information.shape[1:]:
@@ -54,7 +54,13 @@ def mutual_information_matrix(
         for column in range(columns):
             share = shares[row, column]
             axes.text(
-                column, row, f"{share:.2f}", ha="center", va="center", size=8, color="white" if share > 0.55 else "black"
+                column,
+                row,
+                f"{share:.2f}",
+                ha="center",
+                va="center",
+                size=8,
+                color="white" if share > 0.55 else "black",
             )
     figure.colorbar(image, ax=axes, label="I(latent; factor) / H(factor)")
     return figure

@@ -6,7 +6,6 @@ import base64
 import datetime
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ def write_report(
     codes: Any = None,
     timings: Mapping[str, Any] | None = None,
     seed: int = 0,
+    psnr: tuple[float, int] | None = None,
     num_images: int = 24,
     num_evaluated: int = 512,
     max_latents: int = 16,
@@ -47,13 +47,15 @@ def write_report(
         title: heading, any text.
         model: a model with ``encode`` and ``decode`` (every class of ``strucfast.models``), on any device.
         dataset: gives ``images(indices)`` uint8 (N, H, W, C); ``name`` and ``factor_names`` if it has them.
-        test_indices: (N,) held-out indices; PSNR is over the first ``num_evaluated`` of them in an order drawn by ``seed``.
+        test_indices: (N,) held-out indices; pictures are of ``num_evaluated`` of them, drawn by ``seed``.
         history: records with "step", "split" and loss terms; also "images_per_s" and "seconds" where known.
         config: the run's settings, a plain (nested) dict.
         metrics: name -> result with ``.score``, or a number. "mig" also fills the matrix and the MIG table.
-        codes: (N, D) stored codes of training images, for traversals and hybrid samples; None encodes the evaluated images.
+        codes: (N, D) stored codes of training images, for traversals and hybrid samples; by default those of the
+            evaluated images.
         timings: name -> seconds (a number) or text; "training" is the training time of the headline.
         seed: makes the choice of images and the hybrid samples the same every time.
+        psnr: mean PSNR in dB of held-out images and how many, for the headline; by default of the evaluated images.
         max_latents: rows at most in the traversals and the matrix, those that change the picture most.
 
     Raises:
@@ -72,11 +74,13 @@ def write_report(
     decoded = decode_codes(model, encoded)
     stored = encoded if codes is None else as_codes(codes)
     if stored.shape[1] != encoded.shape[1]:
-        raise ValueError(f"codes: expected shape (N, {encoded.shape[1]}) as the model encodes, got {tuple(stored.shape)}")
+        raise ValueError(
+            f"codes: expected shape (N, {encoded.shape[1]}) as the model encodes, got {tuple(stored.shape)}"
+        )
     metrics = dict(metrics or {})
     timings = dict(timings or {})
     factor_names = [str(name) for name in getattr(dataset, "factor_names", ())]
-    errors = np.square(originals.astype(np.float32) / 255 - decoded.astype(np.float32) / 255).mean(axis=(1, 2, 3))
+    errors = np.square((originals.astype(np.float32) - decoded) / 255).mean(axis=(1, 2, 3), dtype=np.float64)
     shares = _shares(metrics.get("mig"))
     sections = [
         ("curves", "Loss", _curves(history)),
@@ -90,7 +94,7 @@ def write_report(
         ("versions", "Versions", _versions(model)),
     ]
     sections = [section for section in sections if section[2]]
-    tiles = _headline(model, errors, metrics, history, timings, encoded.shape[1], len(factor_names))
+    tiles = _headline(model, psnr, errors, metrics, history, timings, encoded.shape[1], len(factor_names))
     facts = [str(getattr(model, "name", type(model).__name__)), str(getattr(dataset, "name", "own images"))]
     height, width, channels = originals.shape[1:]
     facts += [f"{width} × {height} × {channels} pixels", f"{encoded.shape[1]} latent variables"]
@@ -128,8 +132,9 @@ def _name(names: Sequence[str], place: int) -> str:
     return names[place].replace("_", " ") if place < len(names) else f"factor {place}"
 
 
-def _psnr(mse: float) -> float:
-    return math.inf if mse == 0 else -10.0 * math.log10(mse)
+def _psnr(errors: np.ndarray) -> np.ndarray:
+    """10 log10(1 / MSE) in dB of each image, for values in [0, 1]; an exact image counts as 100 dB."""
+    return -10.0 * np.log10(np.maximum(errors, 1e-10))
 
 
 def _score(result: Any) -> float | None:
@@ -141,7 +146,11 @@ def _score(result: Any) -> float | None:
 
 
 def _throughput(history: Sequence[Mapping[str, Any]]) -> float | None:
-    rates = [record["images_per_s"] for record in history if record.get("images_per_s") and record.get("split") != "validation"]
+    rates = [
+        record["images_per_s"]
+        for record in history
+        if record.get("images_per_s") and record.get("split") != "validation"
+    ]
     return float(np.median(rates)) if rates else None
 
 
@@ -152,11 +161,10 @@ def _training_seconds(history: Sequence[Mapping[str, Any]], timings: Mapping[str
     return None if seconds is None else float(seconds)
 
 
-def _headline(model, errors, metrics, history, timings, latent_dim, num_factors) -> str:
+def _headline(model, psnr, errors, metrics, history, timings, latent_dim, num_factors) -> str:
     tiles = []
-    psnr = _psnr(float(errors.mean()))
-    value = "∞" if math.isinf(psnr) else f"{psnr:.1f}"
-    tiles.append(("PSNR", value, "dB", f"over {len(errors):,} held-out images"))
+    value, images = (float(_psnr(errors).mean()), len(errors)) if psnr is None else psnr
+    tiles.append(("PSNR", f"{value:.1f}", "dB", f"mean of {images:,} held-out images"))
     mig = _score(metrics.get("mig"))
     if mig is None:
         tiles.append(("MIG", "–", "", "needs known factors" if num_factors == 0 else "not computed"))
@@ -213,14 +221,15 @@ def _pairs(originals: np.ndarray, decoded: np.ndarray, errors: np.ndarray, place
     for place in places:
         left = image_tag(originals[place], "original", width)
         right = image_tag(decoded[place], "reconstruction", width)
-        psnr = _psnr(float(errors[place]))
-        items.append((f'<div class="pair">{left}{right}</div>', "exact" if math.isinf(psnr) else f"{psnr:.1f} dB"))
+        items.append((f'<div class="pair">{left}{right}</div>', f"{_psnr(errors[place]):.1f} dB"))
     return _pictures(items, 2 * width + 2, 2)
 
 
 def _reconstructions(originals: np.ndarray, decoded: np.ndarray, errors: np.ndarray, num_images: int) -> str:
     shown = list(range(min(num_images, len(originals))))
-    lead = "Held-out images, original on the left, reconstruction on the right, with the PSNR of each. Picked at random."
+    lead = (
+        "Held-out images, original on the left, reconstruction on the right, with the PSNR of each. Picked at random."
+    )
     parts = [f'<h2>Reconstructions</h2><p class="lead">{lead}</p>', _pairs(originals, decoded, errors, shown)]
     if len(errors) > 2 * len(shown):
         worst = np.argsort(-errors, kind="stable")[: max(1, num_images // 4)].tolist()
@@ -236,7 +245,9 @@ def _samples(model: Any, stored: torch.Tensor, seed: int, count: int = 40) -> st
     drawn = sampler.sample(count, generator=torch.Generator().manual_seed(seed))
     frames = decode_codes(model, drawn)
     width = _shown_width(frames.shape[2])
-    unit = "latent variable" if groups is None or all(len(group) == 1 for group in groups) else "group of latent variables"
+    unit = (
+        "latent variable" if groups is None or all(len(group) == 1 for group in groups) else "group of latent variables"
+    )
     lead = (
         f"New images: each {unit} is drawn by itself from the {len(stored):,} stored codes, so a sample mixes many "
         "training images (Leeb et al., Structure by Architecture)."
@@ -256,8 +267,8 @@ def _traversals(model: Any, stored: torch.Tensor, shares, factor_names: Sequence
     result = traverse(model, stored, steps=9, max_rows=max_latents)
     rows, steps = result.frames.shape[:2]
     lead = (
-        f"Each row sweeps one latent variable from the least to the greatest of its {len(stored):,} stored values; the others "
-        "stay as in one real code, the one nearest to the mean."
+        f"Each row sweeps one latent variable from the least to the greatest of its {len(stored):,} stored values; "
+        "the others stay as in one real code, the one nearest to the mean."
     )
     if shares is not None:
         lead += " Under the name: the factor it tells most about, and the share of that factor's entropy it tells."
@@ -267,14 +278,17 @@ def _traversals(model: Any, stored: torch.Tensor, shares, factor_names: Sequence
         parts.append(f'<p class="note">{escape(note)}</p>')
     for dim, values, frames in zip(result.dims, result.values, result.frames, strict=True):
         shown = escape(json.dumps([f"{value:.2f}" for value in values]))
-        tags = "".join(image_tag(frame, f"latent {dim} at {value:.2f}") for frame, value in zip(frames, values, strict=True))
+        tags = "".join(
+            image_tag(frame, f"latent {dim} at {value:.2f}") for frame, value in zip(frames, values, strict=True)
+        )
         parts.append(
             f'<div class="sweep" data-values="{shown}"><div class="name">z{dim} <output></output>'
             f'<span class="hint">{escape(_hint(shares, dim, factor_names))}</span></div>'
             f'<div class="player" data-alt="chosen frame of latent {dim}"></div>'
             f'<div class="strip"><div class="frames" style="--steps:{steps}">{tags}</div>'
             f'<div class="ends"><span>{values[0]:.2f}</span><span>{values[-1]:.2f}</span></div>'
-            f'<input type="range" min="0" max="{steps - 1}" value="{steps // 2}" step="1" aria-label="latent {dim}"></div></div>'
+            f'<input type="range" min="0" max="{steps - 1}" value="{steps // 2}" aria-label="latent {dim}">'
+            "</div></div>"
         )
     return "".join(parts)
 
@@ -290,7 +304,8 @@ def _information(mig: Any, shares: np.ndarray | None, factor_names: Sequence[str
     note = ""
     if len(shares) > max_latents:
         kept = np.sort(np.argsort(-shares.max(axis=1), kind="stable")[:max_latents])
-        note = f'<p class="note">Showing the {len(kept)} of {len(shares)} latent variables that tell most about any one factor.</p>'
+        note = f"Showing the {len(kept)} of {len(shares)} latent variables that tell most about any one factor."
+        note = f'<p class="note">{note}</p>'
     lead = "Mutual information as a share of the factor's entropy: 1 means the latent alone determines the factor."
     head = "".join(f'<th scope="col">{escape(_name(factor_names, column))}</th>' for column in range(shares.shape[1]))
     information = np.asarray(mig.mutual_information, dtype=np.float64)
@@ -302,12 +317,16 @@ def _information(mig: Any, shares: np.ndarray | None, factor_names: Sequence[str
             classes = " ".join(name for name, on in (("strong", share > 0.5), ("best", best)) if on)
             attribute = f' class="{classes}"' if classes else ""
             cells.append(
-                f'<td{attribute} style="--share:{share:.3f}" title="{information[row, column]:.3f} nats">{share:.2f}</td>'
+                f'<td{attribute} style="--share:{share:.3f}" title="{information[row, column]:.3f} nats">'
+                f"{share:.2f}</td>"
             )
         body.append(f'<tr><th scope="row">z{row}</th>{"".join(cells)}</tr>')
-    scale = '<div class="scale"><span>0</span><i></i><span>1</span><span>outlined: the best latent of each factor</span></div>'
+    scale = (
+        '<div class="scale"><span>0</span><i></i><span>1</span><span>outlined: each factor\'s best latent</span></div>'
+    )
     return (
-        f'{heading}<p class="lead">{lead}</p>{note}<div class="scroll"><table class="heat"><thead><tr><th></th>{head}</tr></thead>'
+        f'{heading}<p class="lead">{lead}</p>{note}<div class="scroll"><table class="heat">'
+        f"<thead><tr><th></th>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>{scale}"
     )
 
@@ -329,8 +348,8 @@ def _scores(metrics: Mapping[str, Any], shares: np.ndarray | None, factor_names:
         head = ["factor", "entropy (nats)", "best latent", "its share", "second best", "gap"]
         foot = ["MIG, the mean gap", "", "", "", "", _score(mig)]
         lead = (
-            "The mutual information gap (Chen et al., 2018): for each factor, how much more the best latent tells than the "
-            "second best, as a share of the factor's entropy. 1 is perfect, 0 means no latent stands out."
+            "The mutual information gap (Chen et al., 2018): for each factor, how much more the best latent tells than "
+            "the second best, as a share of the factor's entropy. 1 is perfect, 0 means no latent stands out."
         )
         parts.append(f'<h3>Mutual information gap</h3><p class="lead">{escape(lead)}</p>' + table(head, rows, foot))
     return "<h2>Scores</h2>" + "".join(parts) if parts else ""
@@ -364,7 +383,8 @@ def _config(config: Mapping[str, Any] | None) -> str:
         section, _, field = key.rpartition(".")
         groups.setdefault(section, []).append((field, value))
     blocks = [
-        "<div>" + (f"<h3>{escape(section)}</h3>" if section else "") + table([], rows) + "</div>" for section, rows in groups.items()
+        "<div>" + (f"<h3>{escape(section)}</h3>" if section else "") + table([], rows) + "</div>"
+        for section, rows in groups.items()
     ]
     return (
         "<h2>Configuration</h2><details open><summary>Every setting of the run</summary>"

@@ -97,9 +97,18 @@ def history():
     for step in range(10, 510, 10):
         loss = 20 * np.exp(-step / 60) + 1.0
         records.append(
-            {"step": step, "split": "train", "loss": loss, "reconstruction": loss * 0.9, "kl": loss * 0.1,
-             "images_per_s": 3000.0 + step, "seconds": step * 0.05}
+            {
+                "step": step,
+                "split": "train",
+                "loss": loss,
+                "reconstruction": loss * 0.9,
+                "kl": loss * 0.1,
+                "images_per_s": 3000.0 + step,
+                "seconds": step * 0.05,
+            }
         )
         if step % 100 == 0:
-            records.append({"step": step, "split": "validation", "loss": loss + 0.1, "reconstruction": loss, "kl": loss / 9})
+            records.append(
+                {"step": step, "split": "validation", "loss": loss + 0.1, "reconstruction": loss, "kl": loss / 9}
+            )
     return records

@@ -16,7 +16,9 @@ def test_terms_are_sorted_by_split_with_the_loss_first(history):
 
 
 def test_values_not_finite_are_left_out():
-    records = [{"step": step, "split": "train", "loss": loss} for step, loss in enumerate([1.0, math.nan, math.inf, None, 2.0])]
+    records = [
+        {"step": step, "split": "train", "loss": loss} for step, loss in enumerate([1.0, math.nan, math.inf, None, 2.0])
+    ]
     assert history_terms(records) == {"loss": {"train": ([0.0, 4.0], [1.0, 2.0])}}
 
 

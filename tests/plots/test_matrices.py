@@ -26,7 +26,8 @@ def test_matrix_shows_names_and_values(mig):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"factor_names": ["a"]}, "factor_names: expected 3"), ({"latent_names": []}, "latent_names: expected 4")]
+    ("options", "words"),
+    [({"factor_names": ["a"]}, "factor_names: expected 3"), ({"latent_names": []}, "latent_names: expected 4")],
 )
 def test_wrong_number_of_names(mig, options, words):
     with pytest.raises(ValueError, match=words):

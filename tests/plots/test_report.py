@@ -61,8 +61,14 @@ class Page(HTMLParser):
 def write(tmp_path, model, dataset, codes, mig, history):
     def write(name="report.html", **changes):
         options = {
-            "title": "Squares", "model": model, "dataset": dataset, "test_indices": np.arange(64), "history": history,
-            "config": {"model": {"name": "square", "sizes": [1, 2]}, "seed": 3}, "metrics": {"mig": mig}, "codes": codes,
+            "title": "Squares",
+            "model": model,
+            "dataset": dataset,
+            "test_indices": np.arange(64),
+            "history": history,
+            "config": {"model": {"name": "square", "sizes": [1, 2]}, "seed": 3},
+            "metrics": {"mig": mig},
+            "codes": codes,
             "timings": {"training": 174.3, "mig": 0.021},
         }
         return write_report(tmp_path / name, **{**options, **changes})
@@ -83,10 +89,28 @@ def test_the_page_is_complete_and_well_formed(write):
     page = read(write())
     sections = [attributes["id"] for attributes in page.every("section")]
     assert sections == [
-        "curves", "reconstructions", "samples", "traversals", "information", "scores", "timings", "config", "versions"
+        "curves",
+        "reconstructions",
+        "samples",
+        "traversals",
+        "information",
+        "scores",
+        "timings",
+        "config",
+        "versions",
     ]
     assert [attributes["href"] for attributes in page.every("a")] == [f"#{name}" for name in sections]
-    for words in ("PSNR", "0.825", "Parameters", "images/s", "2 min 54 s", "500 steps", "background red", "model", "[1, 2]"):
+    for words in (
+        "PSNR",
+        "0.825",
+        "Parameters",
+        "images/s",
+        "2 min 54 s",
+        "500 steps",
+        "background red",
+        "model",
+        "[1, 2]",
+    ):
         assert words in page.text, words
 
 
@@ -94,8 +118,9 @@ def test_the_headline_psnr_is_that_of_the_pictures(write, model, dataset):
     page = read(write())
     with torch.no_grad():
         images = torch.from_numpy(dataset.images(np.arange(64))).permute(0, 3, 1, 2) / 255
-        error = (model.decode(model.encode(images).mean) - images).square().mean().item()
-    assert f"{-10 * np.log10(error):.1f} dB over 64 held-out images" in page.text
+        errors = (model.decode(model.encode(images).mean) - images).square().mean((1, 2, 3))
+    assert f"{-10 * errors.log10().mean():.1f} dB mean of 64 held-out images" in page.text
+    assert "31.4 dB mean of 10,000 held-out images" in read(write(psnr=(31.42, 10_000))).text
 
 
 def test_pictures_are_the_originals_and_the_models_output(write, dataset):
@@ -116,7 +141,9 @@ def test_nothing_is_loaded_from_outside(write):
         for name in ("src", "href", "action", "srcset", "data"):
             assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, name)
     text = path.read_text()
-    assert not re.search(r"https?:|@import|@font-face|url\((?!\")", re.sub(r"<script>.*?</script>", "", text, flags=re.S))
+    assert not re.search(
+        r"https?:|@import|@font-face|url\((?!\")", re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    )
     script = re.search(r"<script>(.*?)</script>", text, re.S).group(1)
     assert "http" not in script
     policy = page.every("meta")[1]["content"]
@@ -130,7 +157,11 @@ def test_every_user_string_is_escaped(write, dataset, mig, history):
     dataset.factor_names = (evil, evil, evil)
     records = [*history, {"step": 600, "split": evil, "loss": 2.0, evil: 1.0}]
     path = write(
-        title=evil, config={evil: {evil: evil}}, metrics={"mig": mig, evil: 0.5}, timings={evil: evil, "x": 2}, history=records
+        title=evil,
+        config={evil: {evil: evil}},
+        metrics={"mig": mig, evil: 0.5},
+        timings={evil: evil, "x": 2},
+        history=records,
     )
     page = read(path)
     assert len(page.every("script")) == 1
@@ -157,7 +188,11 @@ def test_a_grey_data_set(tmp_path, dataset, codes):
     conftest = type(dataset)
     grey = conftest(size=16, channels=1)
     model = type(grey.model)(4, 16, 1).eval()
-    page = read(write_report(tmp_path / "grey.html", title="grey", model=model, dataset=grey, test_indices=range(8), codes=codes))
+    page = read(
+        write_report(
+            tmp_path / "grey.html", title="grey", model=model, dataset=grey, test_indices=range(8), codes=codes
+        )
+    )
     assert all(decoded(tag).ndim == 2 for tag in page.every("img"))
     assert "16 × 16 × 1 pixels" in page.text
 
@@ -170,8 +205,14 @@ def test_many_latents_are_limited_with_a_note(tmp_path, dataset, model):
         score=0.1, per_factor=np.full(3, 0.1), mutual_information=rng.random((40, 3)), factor_entropy=np.full(3, 1.5)
     )
     path = write_report(
-        tmp_path / "wide.html", title="wide", model=wide, dataset=dataset, test_indices=range(8), codes=codes,
-        metrics={"mig": mig}, max_latents=6,
+        tmp_path / "wide.html",
+        title="wide",
+        model=wide,
+        dataset=dataset,
+        test_indices=range(8),
+        codes=codes,
+        metrics={"mig": mig},
+        max_latents=6,
     )
     page = read(path)
     sweeps = [tag for tag in page.every("div") if tag.get("class") == "sweep"]
@@ -235,10 +276,23 @@ def test_bad_arguments_are_named(write, tmp_path, changes, words):
 
 def test_numbers_for_people():
     assert [number(value) for value in (None, float("nan"), 3, 1073551, 0.53712, 12.345, 1234.5, 3.2e-5, -0.25)] == [
-        "–", "–", "3", "1,073,551", "0.537", "12.3", "1,234", "3.2e-05", "-0.250"
+        "–",
+        "–",
+        "3",
+        "1,073,551",
+        "0.537",
+        "12.3",
+        "1,234",
+        "3.2e-05",
+        "-0.250",
     ]
     assert [duration(value) for value in (0.0213, 4.24, 59.97, 174.3, 3599.7, 11100)] == [
-        "21 ms", "4.2 s", "1 min 00 s", "2 min 54 s", "1 h 00 min", "3 h 05 min"
+        "21 ms",
+        "4.2 s",
+        "1 min 00 s",
+        "2 min 54 s",
+        "1 h 00 min",
+        "3 h 05 min",
     ]
     assert [short(value) for value in (0, 0.25, 1000, 12000, 1.5e6, -2000)] == ["0", "0.25", "1k", "12k", "1.5M", "-2k"]
 

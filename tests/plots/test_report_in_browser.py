@@ -25,8 +25,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
 )
 
 PROBE = """<script>
@@ -41,12 +49,12 @@ window.addEventListener("load", function () { setTimeout(function () {
     return [player.src === frames[value].src, row.querySelector("output").textContent, frames[value].className];
   });
   var facts = {
-    images: Array.from(document.images, function (image) { return [image.naturalWidth, image.getBoundingClientRect().width]; }),
+    images: Array.from(document.images, function (image) { return [image.naturalWidth, image.clientWidth]; }),
     text: document.body.innerText, errors: errors, shown: shown,
     requests: performance.getEntriesByType("resource").map(function (entry) { return entry.name; })
       .filter(function (name) { return !name.startsWith("data:"); }),
     width: [document.documentElement.scrollWidth, window.innerWidth],
-    plots: Array.from(document.querySelectorAll(".plot svg"), function (plot) { return plot.getBoundingClientRect().height; })
+    plots: Array.from(document.querySelectorAll(".plot svg"), function (plot) { return plot.clientHeight; })
   };
   var store = document.createElement("pre");
   store.id = "probe";
@@ -57,7 +65,7 @@ window.addEventListener("load", function () { setTimeout(function () {
 
 
 def browse(page: Path, profile: Path, *options: str) -> tuple[str, str]:
-    """Runs the browser on a file with a fresh profile; (stdout, stderr). It is killed with its children when it hangs."""
+    """Runs the browser on a file with a fresh profile; (stdout, stderr). Killed with its children when it hangs."""
     command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=5000", *options, page.as_uri()]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, errors="replace"
@@ -75,8 +83,16 @@ def browse(page: Path, profile: Path, *options: str) -> tuple[str, str]:
 @pytest.fixture
 def report(tmp_path, model, dataset, codes, mig, history):
     return write_report(
-        tmp_path / "report.html", title="Squares & <b>more</b>", model=model, dataset=dataset, test_indices=range(64),
-        history=history, config={"train": {"steps": 500}}, metrics={"mig": mig}, codes=codes, timings={"training": 25.0},
+        tmp_path / "report.html",
+        title="Squares & <b>more</b>",
+        model=model,
+        dataset=dataset,
+        test_indices=range(64),
+        history=history,
+        config={"train": {"steps": 500}},
+        metrics={"mig": mig},
+        codes=codes,
+        timings={"training": 25.0},
     )
 
 
@@ -100,7 +116,13 @@ def test_every_picture_decodes_and_the_sliders_flip_frames(report, tmp_path):
     assert first[0] and last[0] and float(first[1]) < float(last[1])
     assert first[2].endswith("now") and last[2].endswith("now")
     assert len(seen["plots"]) == 4 and min(seen["plots"]) > 150
-    for words in ("Squares & <b>more</b>", "Loss curves", "Hybrid samples", "Latent traversals", "Mutual information gap"):
+    for words in (
+        "Squares & <b>more</b>",
+        "Loss curves",
+        "Hybrid samples",
+        "Latent traversals",
+        "Mutual information gap",
+    ):
         assert words in seen["text"], words
 
 
@@ -109,11 +131,15 @@ def test_it_fits_a_phone_without_scrolling_sideways(report, tmp_path):
     frame = tmp_path / "phone.html"
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.read_text())
     (tmp_path / "inner.html").write_text(
-        text.replace("</body>", "<script>parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')</script></body>")
+        text.replace(
+            "</body>",
+            "<script>parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')</script></body>",
+        )
     )
     frame.write_text(
         '<iframe src="inner.html" width="360" height="700"></iframe>'
-        "<script>addEventListener('message', function (event) { document.title = 'widths ' + event.data.join(' '); });</script>"
+        "<script>addEventListener('message', function (event) { document.title = 'widths ' + event.data.join(' '); });"
+        "</script>"
     )
     dom, _ = browse(frame, tmp_path / "profile", "--dump-dom", "--window-size=800,900")
     scroll, inner = map(int, re.search(r"<title>widths (\d+) (\d+)</title>", dom).groups())
@@ -123,7 +149,11 @@ def test_it_fits_a_phone_without_scrolling_sideways(report, tmp_path):
 def shot(report, tmp_path, name, *options, height=2600):
     target = tmp_path / f"{name}.png"
     _, err = browse(
-        report, tmp_path / f"profile-{name}", f"--screenshot={target}", f"--window-size=1100,{height}", "--enable-logging=stderr",
+        report,
+        tmp_path / f"profile-{name}",
+        f"--screenshot={target}",
+        f"--window-size=1100,{height}",
+        "--enable-logging=stderr",
         *options,
     )
     console = [line for line in err.splitlines() if "CONSOLE" in line]
