@@ -17,8 +17,8 @@ SF_INLINE void load_words(const uint8_t* from, Words32& to) {
   to = __builtin_convertvector(bytes, Words32);
 }
 
-// Three planes of 16 bytes to 16 rgb triples. Each plane is permuted once, so that every byte already has the offset (mod 16) that
-// it will have in its output vector; the outputs then only select between planes.
+// Three planes of 16 bytes to 16 rgb triples. Each plane is permuted once, so that every byte already has the offset
+// (mod 16) that it will have in its output vector; the outputs then only select between planes.
 SF_INLINE void store_interleaved(const Bytes16& red, const Bytes16& green, const Bytes16& blue, uint8_t* to) {
   const Bytes16 r = __builtin_shufflevector(red, red, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5);
   const Bytes16 g = __builtin_shufflevector(green, green, 5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10);

@@ -10,7 +10,7 @@
 namespace strucfast {
 namespace {
 
-// The scene. strucfast/data/_shapes3d_numpy.py holds the same numbers and the same formulas; a test compares the pixels.
+// The scene. strucfast/data/_shapes3d_scene.py holds the same numbers and formulas; a test compares the pixels.
 constexpr double kPi = 3.14159265358979323846;
 constexpr double kCameraDistance = 6.2, kCameraHeight = 3.4, kTargetHeight = 1.14, kFocal = 1.95;
 constexpr double kWallDistance = 4.3;

@@ -59,7 +59,9 @@ class _Checks:
     def expect(self, dtype: Any, shape: tuple[int | None, ...]) -> None:
         """ValueError unless the dtype is ``dtype`` (or a kind of it) and the shape fits; None stands for any size."""
         if not np.issubdtype(self.dtype, dtype):
-            raise self.error(f"expected dtype {np.dtype(dtype) if dtype is np.uint8 else dtype.__name__}, got {self.dtype}")
+            raise self.error(
+                f"expected dtype {np.dtype(dtype) if dtype is np.uint8 else dtype.__name__}, got {self.dtype}"
+            )
         fits = len(self.shape) == len(shape) and all(e in (None, s) for e, s in zip(shape, self.shape))
         if not fits:
             wanted = ", ".join("N" if size is None else str(size) for size in shape)
@@ -67,7 +69,7 @@ class _Checks:
 
 
 class H5Field(_Checks):
-    """A dataset of an HDF5 file. One file handle per process and thread, opened on first use: DataLoader workers are safe."""
+    """A dataset of an HDF5 file: one handle per process and thread, opened on first use (DataLoader workers)."""
 
     def __init__(self, path: str | os.PathLike, field: str) -> None:
         self.path, self.field = existing_file(path), field

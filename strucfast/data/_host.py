@@ -15,7 +15,7 @@ def host() -> ModuleType | None:
     try:
         return _native.host()
     except RuntimeError as error:
-        warnings.warn(f"rendering with numpy, about 100 times slower: {error}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"rendering with numpy, hundreds of times slower: {error}", RuntimeWarning, stacklevel=3)
         return None
 
 

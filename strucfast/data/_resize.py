@@ -19,7 +19,9 @@ def fit(images: np.ndarray, size: int) -> np.ndarray:
     height, width = images.shape[1:3]
     side = min(height, width)
     if side < size:
-        raise ValueError(f"image_size: expected at most {side}, the shorter side of the {height}x{width} images, got {size}")
+        raise ValueError(
+            f"image_size: expected at most {side}, the shorter side of the {height}x{width} images, got {size}"
+        )
     top, left = (height - side) // 2, (width - side) // 2
     images = images[:, top : top + side, left : left + side]
     if side == size:

@@ -1,7 +1,8 @@
 """The 3D Shapes scene in numpy: what ``csrc/cpu/render_shapes3d_geometry.cpp`` computes, for machines without it.
 
-Same numbers, same formulas, same order; tests compare the pixels. A camera circles around an object that stands on the floor at
-the origin; two walls meet in a corner behind it; a disc-shaped light far away gives Lambert shading and a soft shadow.
+Same numbers, same formulas, same order; tests compare the pixels. A camera circles around an object that stands on
+the floor at the origin; two walls meet in a corner behind it; a disc-shaped light far away gives Lambert shading and a
+soft shadow.
 """
 
 import functools
@@ -98,7 +99,9 @@ class _Object:
         discriminant = b * b - a * (eye[0] * eye[0] + eye[2] * eye[2] - self.radius * self.radius)
         t = (-b - np.sqrt(np.maximum(discriminant, 0))) / a
         y = eye[1] + t * d[:, 1]
-        normal = np.stack([(eye[0] + t * d[:, 0]) / self.radius, np.zeros_like(t), (eye[2] + t * d[:, 2]) / self.radius], 1)
+        normal = np.stack(
+            [(eye[0] + t * d[:, 0]) / self.radius, np.zeros_like(t), (eye[2] + t * d[:, 2]) / self.radius], 1
+        )
         _update(hit, (discriminant > 0) & (t > 0) & (y >= low) & (y <= high), t, normal, 9)
 
 

@@ -15,7 +15,8 @@ using Array = py::array_t<T, py::array::c_style>;
 
 inline std::string shape_text(const py::array& array) {
   std::string text = "(";
-  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) text += (axis ? ", " : "") + std::to_string(array.shape(axis));
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis)
+    text += (axis ? ", " : "") + std::to_string(array.shape(axis));
   return text + ")";
 }
 

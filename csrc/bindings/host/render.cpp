@@ -1,3 +1,4 @@
+#include "../../cpu/render_dsprites.h"
 #include "../../cpu/render_shapes3d.h"
 #include "arrays.h"
 #include "bind.h"
@@ -39,11 +40,34 @@ void render_shapes3d_py(const Array<uint8_t>& layers, const Array<uint16_t>& pal
   });
 }
 
+void render_dsprites_py(const Array<uint8_t>& sprites, const Array<int64_t>& indices, Array<uint8_t>& out,
+                        int64_t threads) {
+  check_indices(indices, kDspritesImages);
+  const int64_t count = indices.shape(0), size = out.ndim() > 1 ? out.shape(1) : 0;
+  if (size != 32 && size != 64)
+    throw py::value_error("out: expected shape (N, 64, 64, 1) or (N, 32, 32, 1), got " + shape_text(out));
+  check_shape("out", out, {count, size, size, 1});
+  if (size == 64)
+    check_shape("sprites", sprites, {kDspritesSprites, 33, 33});
+  else
+    check_shape("sprites", sprites, {kDspritesSprites, 2, 2, 17, 17});
+  const uint8_t* sprite_data = sprites.data();
+  const int64_t* index_data = indices.data();
+  uint8_t* out_data = out.mutable_data();
+  py::gil_scoped_release release;
+  parallel_ranges(count, threads, 256, [&](int64_t, int64_t begin, int64_t end) {
+    dsprites_copy(begin, end, sprite_data, index_data, size, out_data);
+  });
+}
+
 }  // namespace
 
 void bind_render(py::module_& m) {
   m.def("shapes3d_geometry", &shapes3d_geometry_py, py::arg("image_size"), py::arg("threads"),
         "Ray cast the 480 geometries of the 3D Shapes scene: (480, 4, image_size * image_size) uint8.");
+  m.def("render_dsprites", &render_dsprites_py, py::arg("sprites").noconvert(), py::arg("indices").noconvert(),
+        py::arg("out").noconvert(), py::arg("threads"),
+        "Copy the sprites of these row numbers into out (N, H, W, 1) uint8.");
   m.def("render_shapes3d", &render_shapes3d_py, py::arg("layers").noconvert(), py::arg("palette").noconvert(),
         py::arg("indices").noconvert(), py::arg("out").noconvert(), py::arg("threads"),
         "Render the images with these row numbers into out (N, H, W, 3) uint8.");

@@ -13,8 +13,9 @@ inline int64_t range_parts(int64_t count, int64_t threads, int64_t grain) {
   return std::max<int64_t>(1, std::min(threads, count / std::max<int64_t>(1, grain)));
 }
 
-// Splits [0, count) into range_parts(...) ranges and calls run(part, begin, end) for each, part 0 on the calling thread.
-// Threads are spawned per call: no pool has to survive a fork (DataLoader workers), and 20 us a thread is small beside a batch.
+// Splits [0, count) into range_parts(...) ranges and calls run(part, begin, end) for each, part 0 on the calling
+// thread. Threads are spawned per call: no pool has to survive a fork (DataLoader workers), and 20 us a thread is small
+// beside a batch.
 template <class Run>
 void parallel_ranges(int64_t count, int64_t threads, int64_t grain, const Run& run) {
   if (count <= 0) return;
