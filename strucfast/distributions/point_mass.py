@@ -1,7 +1,11 @@
 """The point mass: what a deterministic encoder returns."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch.distributions import Distribution, constraints
+
+_NO_SHAPE = torch.Size()
 
 
 class PointMass(Distribution):
@@ -14,7 +18,7 @@ class PointMass(Distribution):
     ``log_prob`` and ``entropy`` raise NotImplementedError.
     """
 
-    arg_constraints = {"location": constraints.real_vector}
+    arg_constraints: ClassVar[dict[str, Any]] = {"location": constraints.real_vector}
     support = constraints.real_vector
     has_rsample = True
 
@@ -39,10 +43,10 @@ class PointMass(Distribution):
     def expand(self, batch_shape, _instance=None) -> "PointMass":
         return PointMass(self.location.expand(torch.Size(batch_shape) + self.event_shape), validate_args=False)
 
-    def rsample(self, sample_shape=torch.Size()) -> torch.Tensor:
+    def rsample(self, sample_shape=_NO_SHAPE) -> torch.Tensor:
         return self.location.expand(self._extended_shape(sample_shape))
 
-    def sample(self, sample_shape=torch.Size()) -> torch.Tensor:
+    def sample(self, sample_shape=_NO_SHAPE) -> torch.Tensor:
         return self.rsample(sample_shape).detach()
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:

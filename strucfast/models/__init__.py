@@ -11,13 +11,13 @@ from .vae import VAE
 
 __all__ = [
     "AE",
+    "SAE",
+    "VAE",
     "AEConfig",
     "AdaAE",
     "Autoencoder",
     "LossTerms",
-    "SAE",
     "SAEConfig",
-    "VAE",
     "VAEConfig",
     "build",
     "list",

@@ -1,5 +1,6 @@
 """The convolutional backbone of the SAE paper: where it pools and upsamples, its encoder and its hourglass decoder."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ class HourglassDecoder(nn.Module):
 def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """Linear layers of the given sizes with the activation between them."""
     layers: list[nn.Module] = []
-    for inp, out in zip(sizes[:-1], sizes[1:]):
+    for inp, out in itertools.pairwise(sizes):
         if layers:
             layers.append(ACTIVATION_LAYERS[activation]())
         layers.append(nn.Linear(inp, out))

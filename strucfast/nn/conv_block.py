@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import ops
-
 from ._checks import ACTIVATION_LAYERS, one_of, positive_int
 
 

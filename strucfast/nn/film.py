@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from .. import ops
-
 from ._checks import positive_int
 
 

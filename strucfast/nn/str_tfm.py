@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from .. import ops
-
 from ._checks import ACTIVATION_LAYERS, SCALE_MAPS, activation_name, one_of, positive_int, widths
 
 

@@ -43,7 +43,7 @@ class HybridSampler:
         num_stored: int = 128,
         generator: torch.Generator | None = None,
     ) -> "HybridSampler":
-        """Sampler over ``num_stored`` vectors drawn uniformly, without replacement, from all ``codes`` (at most all)."""
+        """Sampler over ``num_stored`` (at most all) of ``codes``, drawn uniformly without replacement."""
         if num_stored < 1:
             raise ValueError(f"num_stored must be >= 1, got {num_stored}")
         codes = _as_codes(codes)

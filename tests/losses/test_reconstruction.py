@@ -42,7 +42,7 @@ def test_gradient_is_sigmoid_minus_target_over_the_batch():
 
 def test_bad_input_names_the_argument():
     reconstruction = sf.losses.bernoulli_reconstruction
-    with pytest.raises(TypeError, match="target must be a floating-point tensor, got torch.uint8"):
+    with pytest.raises(TypeError, match=r"target must be a floating-point tensor, got torch\.uint8"):
         reconstruction(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"target must have the shape of logits, \(2, 3\), got \(2, 4\)"):
         reconstruction(torch.zeros(2, 3), torch.zeros(2, 4))

@@ -83,7 +83,7 @@ def test_output_is_channels_last_from_either_layout():
         (lambda: sf.nn.ConvBlock(3, 12), "num_groups must divide out_channels = 12, got 8"),
         (lambda: sf.nn.ConvBlock(3, 16, kernel_size=4), "kernel_size must be odd, got 4"),
         (lambda: sf.nn.ConvBlock(3, 16, activation="gelu"), "activation must be one of"),
-        (lambda: sf.nn.ConvBlock(3, 16)(torch.zeros(1, 4, 8, 8)), r"x must have shape \(N, 3, H, W\), got \(1, 4, 8, 8\)"),
+        (lambda: sf.nn.ConvBlock(3, 16)(torch.zeros(1, 4, 8, 8)), r"x must have shape \(N, 3, H, W\)"),
         (lambda: sf.nn.ConvBlock(3, 16)(torch.zeros(2, 3, 8, 8), torch.zeros(2, 15), torch.zeros(2, 15)), "scale"),
         (lambda: sf.nn.ConvBlock.from_torch(nn.Conv2d(3, 16, 3), nn.GroupNorm(8, 16)), "conv must be square"),
         (lambda: sf.nn.ConvBlock.from_torch(nn.Conv2d(3, 16, 3, 2, 1), nn.GroupNorm(8, 16)), "stride 1"),

@@ -1,5 +1,6 @@
 """StrTfm and StrTfmBank against loops of plain MLPs and the golden values."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -16,7 +17,7 @@ CASES = [case for case in json.loads(GOLDEN.read_text())["cases"] if case["kind"
 
 def _mlp(sizes, activation=nn.Mish):
     layers = []
-    for inp, out in zip(sizes[:-1], sizes[1:]):
+    for inp, out in itertools.pairwise(sizes):
         layers += [activation()] if layers else []
         layers.append(nn.Linear(inp, out))
     return nn.Sequential(*layers).double()
@@ -25,7 +26,8 @@ def _mlp(sizes, activation=nn.Mish):
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_golden(case):
     inputs, expected = case["inputs"], case["expected"]
-    tensor = lambda values: torch.tensor(values, dtype=torch.float64)
+    def tensor(values):
+        return torch.tensor(values, dtype=torch.float64)
     weights = [tensor(layer["W"]) for layer in inputs["layers"]]
     x, u = tensor(inputs["x"]).requires_grad_(), tensor(inputs["U"]).requires_grad_()
     hidden = [weight.shape[0] for weight in weights[:-1]]
@@ -36,7 +38,8 @@ def test_golden(case):
     scale, shift = layer.affine(u)
     y = layer(x, u)
     y.backward(tensor(inputs["g"]))
-    close = lambda found, wanted: torch.testing.assert_close(found, tensor(wanted), rtol=1e-11, atol=1e-12)
+    def close(found, wanted):
+        return torch.testing.assert_close(found, tensor(wanted), rtol=1e-11, atol=1e-12)
     close(scale, expected["alpha"])
     close(shift, expected["beta"])
     close(y, expected["y"])

@@ -19,7 +19,7 @@ def test_standard_normal_codes():
 
 
 def test_no_prior():
-    with pytest.raises(ValueError, match="model must have a prior, got 'ae'.*HybridSampler"):
+    with pytest.raises(ValueError, match=r"model must have a prior, got 'ae'.*HybridSampler"):
         sf.samplers.PriorSampler(sf.models.build("ae", **TINY))
     with pytest.raises(ValueError, match="'ae' has no prior"):
         sf.models.build("ae", **TINY).sample_prior(3)
