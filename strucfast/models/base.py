@@ -67,9 +67,7 @@ class Autoencoder(nn.Module):
         """Reconstructions (N,C,H,W) in [0,1] of images (N,C,H,W), through the posterior mean."""
         return self.decode(self.encode(x).mean)
 
-    def loss(
-        self, x: torch.Tensor, *, generator: torch.Generator | None = None, optimizer_index: int = 0
-    ) -> LossTerms:
+    def loss(self, x: torch.Tensor, *, generator: torch.Generator | None = None, optimizer_index: int = 0) -> LossTerms:
         """Loss of a batch of images (N,C,H,W), floating point in [0,1] (the range is :meth:`check_images`' to check).
 
         Args:

@@ -30,9 +30,7 @@ class VAE(Autoencoder):
         mean, logvar = self._features(x).chunk(2, dim=1)
         return Independent(Normal(mean, torch.exp(0.5 * logvar), validate_args=False), 1, validate_args=False)
 
-    def loss(
-        self, x: torch.Tensor, *, generator: torch.Generator | None = None, optimizer_index: int = 0
-    ) -> LossTerms:
+    def loss(self, x: torch.Tensor, *, generator: torch.Generator | None = None, optimizer_index: int = 0) -> LossTerms:
         """Negative beta-ELBO with one reparametrised sample and the closed-form KL; terms "reconstruction" and "kl"."""
         self._check_optimizer_index(optimizer_index)
         x = self._images(x)

@@ -31,4 +31,4 @@ def test_bad_location():
     with pytest.raises(ValueError, match="location must have shape"):
         PointMass(torch.tensor(1.0))
     with pytest.raises(ValueError, match="location"):
-        PointMass(torch.tensor([float("nan")]))
+        PointMass(torch.tensor([float("nan")]), validate_args=True)

@@ -145,8 +145,10 @@ def test_every_activation_is_channels_last_from_either_input_layout():
 
 def test_stochastic_losses_follow_the_generator():
     model, x = _build("vae"), _images()
+
     def draw(seed):
         return model.loss(x, generator=torch.Generator().manual_seed(seed)).total.item()
+
     assert draw(0) == draw(0) and draw(0) != draw(1)
 
 

@@ -26,8 +26,10 @@ def _mlp(sizes, activation=nn.Mish):
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_golden(case):
     inputs, expected = case["inputs"], case["expected"]
+
     def tensor(values):
         return torch.tensor(values, dtype=torch.float64)
+
     weights = [tensor(layer["W"]) for layer in inputs["layers"]]
     x, u = tensor(inputs["x"]).requires_grad_(), tensor(inputs["U"]).requires_grad_()
     hidden = [weight.shape[0] for weight in weights[:-1]]
@@ -38,8 +40,10 @@ def test_golden(case):
     scale, shift = layer.affine(u)
     y = layer(x, u)
     y.backward(tensor(inputs["g"]))
+
     def close(found, wanted):
         return torch.testing.assert_close(found, tensor(wanted), rtol=1e-11, atol=1e-12)
+
     close(scale, expected["alpha"])
     close(shift, expected["beta"])
     close(y, expected["y"])

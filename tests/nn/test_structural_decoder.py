@@ -37,8 +37,17 @@ def test_values_and_gradients_match_the_recursion(transforms, final_upsample, sh
     torch.manual_seed(0)
     dims = 2 * transforms
     decoder = sf.nn.StructuralDecoder(
-        dims, 3, transforms=transforms, width=8, blocks=4, upsample=(1, 3), final_upsample=final_upsample,
-        shared=shared, base_size=2, hidden=(8, 8), num_groups=2,
+        dims,
+        3,
+        transforms=transforms,
+        width=8,
+        blocks=4,
+        upsample=(1, 3),
+        final_upsample=final_upsample,
+        shared=shared,
+        base_size=2,
+        hidden=(8, 8),
+        num_groups=2,
     ).double()
     assert decoder.places == places
     z = torch.randn(3, dims, dtype=torch.float64, requires_grad=True)

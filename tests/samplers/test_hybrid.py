@@ -61,8 +61,10 @@ def test_correlation_goes_to_zero_between_dims():
 
 def test_a_seed_repeats_and_dtype_is_kept():
     sampler = HybridSampler(np.random.default_rng(0).normal(size=(6, 3)))
+
     def draw(seed):
         return sampler.sample(9, torch.Generator().manual_seed(seed))
+
     assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
     assert draw(0).dtype == torch.float64 and sampler.sample(0).shape == (0, 3)
 
