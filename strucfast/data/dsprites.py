@@ -20,7 +20,7 @@ _POSITIONS = 32
 # The centre of a sprite lies in the middle of its 33 x 33 box, so that 32 places fill the 64 pixels exactly.
 _BOX = 33
 # Pixels at scale 1: half the square's edge, the ellipse's half axes, the heart's unit.
-_SQUARE, _ELLIPSE, _HEART = 9.0, (12.0, 7.0), 9.5
+_SQUARE, _ELLIPSE, _HEART = 8.75, (11.6, 6.6), 9.5
 
 
 def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:

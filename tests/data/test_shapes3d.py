@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+
 from strucfast import _native
 from strucfast.data import Shapes3D, _host, _shapes3d_scene, shapes3d
 
