@@ -8,12 +8,13 @@
 // Every element of C is one sum in the order of depth, so a result does not depend on how the rows were grouped.
 namespace strucfast {
 
-// Registers of one instruction level: Bytes a vector, kRows x 2 accumulators.
-template <typename Scalar, int Bytes, int Rows>
+// Registers of one instruction level: Bytes a vector, Rows x Vectors accumulators.
+template <typename Scalar, int Bytes, int Rows, int Vectors>
 struct Level {
   using T = Scalar;
   static constexpr int kLanes = Bytes / int(sizeof(T));
-  static constexpr int kPanel = 2 * kLanes;
+  static constexpr int kVectors = Vectors;
+  static constexpr int kPanel = Vectors * kLanes;
   static constexpr int kRows = Rows;
   // Aligned to T only: rows of user tensors start anywhere.
   typedef T Vec __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
@@ -22,12 +23,20 @@ struct Level {
 // What happens to a finished sum.
 enum class Store {
   kPlain,     // c = sum
-  kBias,      // c = extra[col] + sum
+  kBias,      // c = sum + extra[col]
   kMultiply,  // c = sum * extra[row, col]
-  kAdd,       // c += sum
+  kAdd,       // c = c + sum
 };
 
 SF_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+template <Store S, typename V>
+SF_INLINE void finish(V* to, const V& sum, const V* extra) {
+  if constexpr (S == Store::kPlain) *to = sum;
+  if constexpr (S == Store::kBias) *to = sum + *extra;
+  if constexpr (S == Store::kMultiply) *to = sum * *extra;
+  if constexpr (S == Store::kAdd) *to += sum;
+}
 
 // One block of MR rows and NV vectors. A is read at a[r * lda + k], or transposed at a[k * lda + r].
 template <class L, int MR, int NV, Store S, bool Transposed, typename T = typename L::T>
@@ -37,54 +46,41 @@ SF_INLINE void gemm_block(int64_t depth, const T* SF_RESTRICT a, int64_t lda, co
   Vec acc[MR][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      acc[r][v] = S == Store::kBias ? *reinterpret_cast<const Vec*>(extra + v * L::kLanes) : Vec{};
-    }
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[r][v] = Vec{};
   }
   for (int64_t k = 0; k < depth; ++k) {
     Vec panel[NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) panel[v] = *reinterpret_cast<const Vec*>(b + k * L::kPanel + v * L::kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
       const T value = Transposed ? a[k * lda + r] : a[r * lda + k];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[r][v] += panel[v] * value;
     }
   }
+  // Only a kMultiply extra has rows.
+  const int64_t extra_row = S == Store::kMultiply ? ld_extra : 0;
   if (cols >= NV * L::kLanes) {
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        Vec* to = reinterpret_cast<Vec*>(c + r * ldc + v * L::kLanes);
-        if (S == Store::kMultiply) {
-          *to = acc[r][v] * *reinterpret_cast<const Vec*>(extra + r * ld_extra + v * L::kLanes);
-        } else if (S == Store::kAdd) {
-          *to += acc[r][v];
-        } else {
-          *to = acc[r][v];
-        }
+        finish<S>(reinterpret_cast<Vec*>(c + r * ldc + v * L::kLanes), acc[r][v],
+                  reinterpret_cast<const Vec*>(extra + r * extra_row + v * L::kLanes));
       }
     }
     return;
   }
-  T rest[MR][NV * L::kLanes];
+  T sums[MR][NV * L::kLanes];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) *reinterpret_cast<Vec*>(rest[r] + v * L::kLanes) = acc[r][v];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) *reinterpret_cast<Vec*>(sums[r] + v * L::kLanes) = acc[r][v];
   }
   for (int r = 0; r < MR; ++r) {
-    for (int64_t j = 0; j < cols; ++j) {
-      T* to = c + r * ldc + j;
-      if (S == Store::kMultiply) {
-        *to = rest[r][j] * extra[r * ld_extra + j];
-      } else {
-        *to = S == Store::kAdd ? *to + rest[r][j] : rest[r][j];
-      }
-    }
+    for (int64_t j = 0; j < cols; ++j) finish<S>(c + r * ldc + j, sums[r][j], extra + r * extra_row + j);
   }
 }
 
@@ -98,28 +94,31 @@ SF_INLINE void gemm_panel(int64_t rows, int64_t depth, const T* a, int64_t lda, 
     gemm_block<L, L::kRows, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
                                                ld_extra, cols);
   }
-  for (; r + 4 <= rows; r += 4) {
-    gemm_block<L, 4, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
+  for (; r + 2 <= rows; r += 2) {
+    gemm_block<L, 2, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
                                         ld_extra, cols);
   }
-  for (; r < rows; ++r) {
+  if (r < rows) {
     gemm_block<L, 1, NV, S, Transposed>(depth, a + r * a_row, lda, b, c + r * ldc, ldc, extra + r * extra_row,
                                         ld_extra, cols);
   }
 }
 
 // panel_depth is the depth that one panel of B is laid out with (>= depth). extra is padded like B (kBias) or has
-// C's shape (kMultiply).
+// C's shape (kMultiply); the other stores do not read it.
 template <class L, Store S, bool Transposed, typename T = typename L::T>
 SF_INLINE void gemm(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t lda, const T* b,
-                    int64_t panel_depth, T* c, int64_t ldc, const T* extra = nullptr, int64_t ld_extra = 0) {
+                    int64_t panel_depth, T* c, int64_t ldc, const T* extra, int64_t ld_extra) {
   for (int64_t first = 0; first < cols; first += L::kPanel) {
     const T* panel = b + first * panel_depth;
-    const T* more = S == Store::kBias || S == Store::kMultiply ? extra + first : nullptr;
-    if (cols - first > L::kLanes) {
-      gemm_panel<L, 2, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, more, ld_extra, cols - first);
+    const int64_t left = cols - first;
+    if (left > L::kPanel / 2) {
+      gemm_panel<L, L::kVectors, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, extra + first, ld_extra,
+                                                left);
+    } else if (L::kVectors > 2 && left > L::kLanes) {
+      gemm_panel<L, 2, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, extra + first, ld_extra, left);
     } else {
-      gemm_panel<L, 1, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, more, ld_extra, cols - first);
+      gemm_panel<L, 1, S, Transposed>(rows, depth, a, lda, panel, c + first, ldc, extra + first, ld_extra, left);
     }
   }
 }
@@ -133,8 +132,8 @@ SF_INLINE void pack_panels(const T* SF_RESTRICT b, int64_t ldb, int64_t depth, i
     if (cols - first >= L::kPanel) {
       for (int64_t k = 0; k < depth; ++k) {
         const Vec* from = reinterpret_cast<const Vec*>(b + k * ldb + first);
-        reinterpret_cast<Vec*>(to + k * L::kPanel)[0] = from[0];
-        reinterpret_cast<Vec*>(to + k * L::kPanel)[1] = from[1];
+#pragma GCC unroll 4
+        for (int v = 0; v < L::kVectors; ++v) reinterpret_cast<Vec*>(to + k * L::kPanel)[v] = from[v];
       }
       continue;
     }

@@ -23,7 +23,7 @@ namespace {
 // Rows of scratch are padded to the widest level's panel, which the narrower ones divide.
 template <typename T>
 SF_INLINE int64_t padded(int64_t width) {
-  return round_up(width, 128 / int64_t(sizeof(T)));
+  return round_up(width, 256 / int64_t(sizeof(T)));
 }
 
 // Scratch is counted before the element type is known: the larger of the two paddings.
@@ -52,6 +52,10 @@ SF_INLINE void activate_rows(int64_t rows, int64_t width, const T* pre, int64_t 
 template <typename T>
 SF_INLINE void activate_rows(int activation, int64_t rows, int64_t width, const T* pre, int64_t ld_pre, T* out,
                              int64_t ld_out) {
+  if (ld_pre == width && ld_out == width) {
+    width *= rows;
+    rows = 1;
+  }
   switch (static_cast<Activation>(activation)) {
     case Activation::kMish: return activate_rows<Activation::kMish>(rows, width, pre, ld_pre, out, ld_out);
     case Activation::kSilu: return activate_rows<Activation::kSilu>(rows, width, pre, ld_pre, out, ld_out);
@@ -180,7 +184,7 @@ SF_INLINE void forward_tile(const StrTfmForward<T>& op, int64_t variable, int64_
     T* pre = !last && saved != nullptr ? saved : next;
     const int64_t ld_pre = !last && saved != nullptr ? hidden : ld_out;
     const int64_t cols = pre == next ? round_up(out, L::kLanes) : out;
-    gemm<L, Store::kBias, false>(rows, cols, in, current, ld, panels, in, pre, ld_pre, packed);
+    gemm<L, Store::kBias, false>(rows, cols, in, current, ld, panels, in, pre, ld_pre, packed, 0);
     if (!last) {
       T* activated = pre == next ? next : current;
       activate_rows(op.activation, rows, out, pre, ld_pre, activated, ld_out);
@@ -299,9 +303,10 @@ SF_INLINE void backward_tile(const StrTfmBackward<T>& op, int64_t first, bool ac
     if (op.dweights != nullptr) {
       T* dweight = gradients.weight(l);
       if (accumulate) {
-        gemm<L, Store::kAdd, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in);
+        gemm<L, Store::kAdd, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in, dweight, in);
       } else {
-        gemm<L, Store::kPlain, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in);
+        gemm<L, Store::kPlain, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in, dweight,
+                                     in);
       }
       add_column_sums<L>(rows, out, scratch.delta, ld, gradients.bias(l), accumulate);
     }
@@ -310,8 +315,8 @@ SF_INLINE void backward_tile(const StrTfmBackward<T>& op, int64_t first, bool ac
                                        scratch.previous, ld_in, scratch.slope, ld_in);
     } else if (op.du != nullptr) {
       const int64_t row = shape.num_variables * in;
-      gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, packed, out, op.du + first * row + variable * in,
-                                    row);
+      T* du = op.du + first * row + variable * in;
+      gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, packed, out, du, row, du, row);
     }
     packed += round_up(in, L::kPanel) * out;
     T* const consumed = scratch.delta;
@@ -378,30 +383,30 @@ void reduce_range(const StrTfmBackward<T>& op, int64_t begin, int64_t end) {
 
 // Register blocks differ by instruction level, so each level is a function of its own instead of a clone: with one
 // block for all, AVX2 would spill half of its accumulators.
-#define STR_TFM_LEVEL(TARGET, BYTES, ROWS)                                                                        \
+#define STR_TFM_LEVEL(TARGET, BYTES, ROWS, VECTORS)                                                                        \
   TARGET void forward_level(const StrTfmForward<float>& op, int64_t begin, int64_t end, float* scratch) {        \
-    forward_range<Level<float, BYTES, ROWS>>(op, begin, end, scratch);                                           \
+    forward_range<Level<float, BYTES, ROWS, VECTORS>>(op, begin, end, scratch);                                           \
   }                                                                                                              \
   TARGET void forward_level(const StrTfmForward<double>& op, int64_t begin, int64_t end, double* scratch) {      \
-    forward_range<Level<double, BYTES, ROWS>>(op, begin, end, scratch);                                          \
+    forward_range<Level<double, BYTES, ROWS, VECTORS>>(op, begin, end, scratch);                                          \
   }                                                                                                              \
   TARGET void backward_level(const StrTfmBackward<float>& op, int64_t begin, int64_t end, float* scratch) {      \
-    backward_range<Level<float, BYTES, ROWS>>(op, begin, end, scratch);                                          \
+    backward_range<Level<float, BYTES, ROWS, VECTORS>>(op, begin, end, scratch);                                          \
   }                                                                                                              \
   TARGET void backward_level(const StrTfmBackward<double>& op, int64_t begin, int64_t end, double* scratch) {    \
-    backward_range<Level<double, BYTES, ROWS>>(op, begin, end, scratch);                                         \
+    backward_range<Level<double, BYTES, ROWS, VECTORS>>(op, begin, end, scratch);                                         \
   }
 
 #if defined(SF_HAS_CLONES)
-STR_TFM_LEVEL(__attribute__((target("default"))), 16, 4)
-STR_TFM_LEVEL(__attribute__((target("arch=x86-64-v3"))), 32, 6)
-STR_TFM_LEVEL(__attribute__((target("arch=x86-64-v4"))), 64, 8)
+STR_TFM_LEVEL(__attribute__((target("default"))), 16, 4, 2)
+STR_TFM_LEVEL(__attribute__((target("arch=x86-64-v3"))), 32, 6, 2)
+STR_TFM_LEVEL(__attribute__((target("arch=x86-64-v4"))), 64, 6, 4)
 #elif defined(__AVX512F__)
-STR_TFM_LEVEL(, 64, 8)
+STR_TFM_LEVEL(, 64, 6, 4)
 #elif defined(__AVX2__)
-STR_TFM_LEVEL(, 32, 6)
+STR_TFM_LEVEL(, 32, 6, 2)
 #else
-STR_TFM_LEVEL(, 16, 4)
+STR_TFM_LEVEL(, 16, 4, 2)
 #endif
 #undef STR_TFM_LEVEL
 
