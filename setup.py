@@ -106,6 +106,8 @@ def plan_host():
 def plan_cuda():
     compiler()
     torch_dir = torch_folder()
+    if wish("STRUCFAST_CUDA") == "auto" and not list((torch_dir / "lib").glob("libtorch_cuda*")):
+        raise Unavailable("the torch here is a build without CUDA (STRUCFAST_CUDA=1 builds the half all the same)")
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
     if nvcc is None:
@@ -238,7 +240,7 @@ class BuildNative(build_ext):
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         sys.stderr.write(result.stdout[-8000:] + result.stderr[-2000:])
         if result.returncode != 0:
-            tail = " | ".join(line for line in result.stdout.splitlines() if "error" in line)[:500]
+            tail = next((line for line in result.stdout.splitlines() if "error" in line), "")[:300]
             raise Unavailable(f"the compiler failed ({tail or 'see the build log'}); rebuild with `pip install -v`")
         temporary = output.with_name(output.name + ".new")
         shutil.copyfile(staged, temporary)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import _native
-from ._probes import transform_active
+from ._probes import constant_under_compile, transform_active
 
 BACKENDS = ("cpp", "triton", "cuda")
 _HALF_OF_BACKEND = {"cpp": "cpu", "triton": "triton", "cuda": "cuda"}
@@ -309,7 +309,7 @@ def _dispatch_compiling(spec: OpSpec, tensors: tuple, statics: tuple) -> Any:
     return outputs if len(outputs) > 1 else outputs[0]
 
 
-@torch.compiler.assume_constant_result
+@constant_under_compile
 def _covered_compiling(name: str, device: str, dtype: torch.dtype, forced: str) -> bool:
     return _covered(_specs[name], device, dtype)
 
