@@ -22,7 +22,7 @@ struct ComputeType<double> {
 template <typename T>
 using Compute = typename ComputeType<T>::type;
 
-constexpr int64_t kTileSize = 1024;
+constexpr int64_t kTileSize = 2048;
 constexpr int64_t kTileRows = 64;
 
 enum class DType { kFloat, kDouble, kBFloat16, kFloat16 };
