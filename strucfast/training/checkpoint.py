@@ -72,7 +72,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     try:
         scalars = json.loads(_read(path / SCALARS))
         sums = scalars.pop("files")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path / SCALARS}: corrupt: {error!r}") from error

@@ -11,7 +11,7 @@ from ._files import RunFolderError
 CONFIG = "config.yaml"
 _WRITTEN = (
     CONFIG, "metrics.jsonl", "run.log", "tensorboard", "checkpoints", "codes.h5", "evaluation.json", "report.html",
-    "summary.json",
+    "summary.json", "samples.png", "traversals.png",
 )  # fmt: skip
 
 

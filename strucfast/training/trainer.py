@@ -347,7 +347,7 @@ class Trainer:
         return saved
 
     def _say_hello(self, threads: int) -> None:
-        from .. import __version__
+        from .._version import __version__
 
         config, train = self.config, self.config.train
         count = sum(p.numel() for p in self.engine.model.parameters())

@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from strucfast.training import machine
+
+CHILD = """
+import os, sys
+sys.path.insert(0, os.environ["REPO"])
+from strucfast.training import machine
+machine.restart_with_allocator()
+print(os.environ.get("MALLOC_MMAP_MAX_"), os.environ.get(machine.GUARD), sys.argv[1:], os.getpid())
+"""
+
+
+def run(tmp_path, **environment):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    clean = {k: v for k, v in os.environ.items() if k not in (*machine.ALLOCATOR_SETTINGS, machine.GUARD)}
+    clean["REPO"] = str(__import__("pathlib").Path(machine.__file__).parents[2])
+    command = [sys.executable, str(script), "a b", "--flag"]
+    process = subprocess.Popen(command, env=clean | environment, stdout=subprocess.PIPE, text=True)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return text.split(maxsplit=2), process.pid
+
+
+@pytest.mark.skipif(not machine._is_glibc(), reason="the settings are glibc's; run this on a glibc Linux")
+def test_restarts_once_with_the_same_arguments_and_process(tmp_path):
+    (value, guard, rest), pid = run(tmp_path)
+    assert (value, guard) == ("0", "set")
+    assert rest.strip() == f"['a b', '--flag'] {pid}"
+
+
+def test_can_be_turned_off(tmp_path):
+    (value, guard, _), _ = run(tmp_path, **{machine.GUARD: "default"})
+    assert (value, guard) == ("None", "default")
+
+
+@pytest.mark.skipif(not machine._is_glibc(), reason="the settings are glibc's; run this on a glibc Linux")
+def test_what_the_user_set_stays(tmp_path):
+    (value, _, _), _ = run(tmp_path, MALLOC_MMAP_MAX_="7")
+    assert value == "7"
+
+
+def test_says_what_is_set(monkeypatch):
+    for name in machine.ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert machine.describe_allocator() == "allocator: default"
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    assert machine.describe_allocator() == "allocator: MALLOC_MMAP_MAX_=0"
+
+
+def test_physical_cores_respect_the_affinity(monkeypatch):
+    assert 1 <= machine.physical_cores() <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        one = min(os.sched_getaffinity(0))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {one})
+        assert machine.physical_cores() == 1
+
+
+def test_threads_are_shared_between_local_processes(monkeypatch):
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(machine, "physical_cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    try:
+        assert machine.set_threads(0) == 2 == torch.get_num_threads()
+        assert machine.set_threads(3) == 3 == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_device_that_is_not_there():
+    assert machine.resolve_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match=r"train\.device: expected one of \d+ CUDA devices of this machine, got 'cuda:99'"):
+        machine.resolve_device("cuda:99")
