@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # fields of a history record that are no loss term
-BOOKKEEPING = frozenset({"step", "epoch", "split", "images_per_s", "seconds", "time", "learning_rate", "lr", "images"})
+BOOKKEEPING = frozenset({"step", "epoch", "split", "images_per_s", "seconds", "time", "learning_rate", "grad_norm"})
 
 Series = dict[str, tuple[list[float], list[float]]]
 

@@ -13,7 +13,7 @@ import torch
 
 
 def to_uint8(images: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Images as a uint8 array (N, H, W, C) with C 1 or 3.
+    """Images as a uint8 array (N, H, W, C) with C 1, 3 or 4.
 
     A torch tensor is what a model returns: floating point, (N, C, H, W), values in [0, 1] (clipped).
     A numpy array is what a data set returns: uint8, (N, H, W, C), passed through.
@@ -23,8 +23,8 @@ def to_uint8(images: torch.Tensor | np.ndarray) -> np.ndarray:
     if isinstance(images, torch.Tensor):
         if not images.is_floating_point():
             raise TypeError(f"images: expected a floating-point tensor (N, C, H, W) in [0, 1], got {images.dtype}")
-        if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images: expected a tensor of shape (N, 1 or 3, H, W), got {tuple(images.shape)}")
+        if images.dim() != 4 or images.shape[1] not in (1, 3, 4):
+            raise ValueError(f"images: expected a tensor of shape (N, 1 | 3 | 4, H, W), got {tuple(images.shape)}")
         values = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
         if np.isnan(values).any():
             raise ValueError("images: expected values in [0, 1], got NaN")
@@ -32,8 +32,8 @@ def to_uint8(images: torch.Tensor | np.ndarray) -> np.ndarray:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         got = f"an array of {images.dtype}" if isinstance(images, np.ndarray) else type(images).__name__
         raise TypeError(f"images: expected a floating-point torch tensor or a uint8 numpy array, got {got}")
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"images: expected an array of shape (N, H, W, 1 or 3), got {images.shape}")
+    if images.ndim != 4 or images.shape[3] not in (1, 3, 4):
+        raise ValueError(f"images: expected an array of shape (N, H, W, 1 | 3 | 4), got {images.shape}")
     return images
 
 
