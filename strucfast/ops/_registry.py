@@ -17,7 +17,6 @@ from ._probes import constant_under_compile, transform_active
 
 BACKENDS = ("cpp", "triton", "cuda")
 _HALF_OF_BACKEND = {"cpp": "cpu", "triton": "triton", "cuda": "cuda"}
-_FLOATS = (torch.float32, torch.float64)
 ALL_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # One plain module-level variable: Dynamo guards on it; a ContextVar does not trace, threading.local goes stale.
@@ -67,7 +66,7 @@ class OpSpec:
     num_outputs: int = 1
     # Inputs whose values the backward never reads: they are not kept alive for it.
     value_free: frozenset[int] = frozenset()
-    dtypes: dict[str, tuple[torch.dtype, ...]] = {"cpp": _FLOATS, "triton": ALL_FLOATS, "cuda": ALL_FLOATS}
+    dtypes: dict[str, tuple[torch.dtype, ...]] = {backend: ALL_FLOATS for backend in BACKENDS}
     # First match wins. No GPU has timed Triton against CUDA C++ yet (benchmarks/results/README.md).
     order: dict[str, tuple[str, ...]] = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
     tolerance = Tolerance()

@@ -7,6 +7,8 @@ from torch.utils import _pytree as pytree
 
 EPS = {t: torch.finfo(t).eps for t in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 
+UPSTREAM_MAX = 2.0
+
 
 def is_tensor(value) -> bool:
     return isinstance(value, torch.Tensor)
@@ -74,32 +76,37 @@ def max_error(value: torch.Tensor, truth: torch.Tensor) -> float:
     return float("inf") if bool(torch.isnan(difference).any()) else float(difference.max())
 
 
-def judge(value, truth, eager, dtype, tolerance, reduced=1) -> Verdict:
+def judge(value, truth, eager, dtype, tolerance, reduced=1, floor=1e-30) -> Verdict:
     """``err(kernel) <= factor * err(eager) + slack * eps * scale``, and three aggregate guards.
 
     Why: eager in the same dtype is what the user replaces, so twice its error is no loss; the eps term covers outputs
     where eager happens to be exact. ``reduced`` is how many terms a sum has: rounding grows like its square root.
+    ``floor`` is the size of the terms behind a value that cancellation may leave far smaller (gradients: the upstream's).
     The guards catch what a maximum hides: a small error everywhere (rel. L2), a rotated gradient (cosine), a bias.
     """
     if value.shape != truth.shape:
         return Verdict(False, f"shape {tuple(value.shape)}, expected {tuple(truth.shape)}")
     if truth.numel() == 0:
         return Verdict(True, "empty")
-    scale = float(truth.abs().max())
+    scale = max(float(truth.abs().max()), floor)
     own, theirs = max_error(value, truth), max_error(eager, truth)
-    bound = tolerance.factor * theirs + tolerance.slack * EPS[dtype] * max(scale, 1e-30) * max(1.0, reduced) ** 0.5
+    bound = tolerance.factor * theirs + tolerance.slack * EPS[dtype] * scale * max(1.0, reduced) ** 0.5
     if not own <= bound:
         return Verdict(False, f"error {own:.3g} > bound {bound:.3g} (eager {theirs:.3g}, scale {scale:.3g})")
     v, t = value.double().flatten(), truth.double().flatten()
     norm = float(t.norm())
     if norm > 0:
+        rounding = EPS[dtype] * max(1.0, reduced) ** 0.5
+        # Where the truth is what cancellation left over, eager's own relative error is the yardstick.
+        eager_relative = float((eager.double().flatten() - t).norm()) / norm
+        rounding *= max(1.0, floor * len(t) ** 0.5 / norm)
         relative = float((v - t).norm()) / norm
-        if relative > 64 * EPS[dtype] * max(1.0, reduced) ** 0.5 + 4 * float((eager.double().flatten() - t).norm()) / norm:
+        if relative > 64 * rounding + 4 * eager_relative:
             return Verdict(False, f"relative L2 error {relative:.3g}")
         cosine = float(torch.dot(v, t)) / (norm * max(float(v.norm()), 1e-300))
-        if cosine < 1 - 1e-3:
+        if cosine < 1 - 1e-3 - 4 * eager_relative:
             return Verdict(False, f"cosine {cosine:.6f}")
         bias = abs(float((v - t).mean())) / (norm / len(t) ** 0.5)
-        if bias > 8 * EPS[dtype] * max(1.0, reduced) ** 0.5:
+        if bias > 8 * rounding + 4 * eager_relative:
             return Verdict(False, f"signed bias {bias:.3g} of the rms")
     return Verdict(True, f"error {own:.3g} <= {bound:.3g}")
