@@ -4,8 +4,9 @@
 // Vectors of V elements between memory and compute-type registers.
 namespace strucfast::cuda {
 
+// Elements of a 16-byte access; double, which nobody races, is spared the second set of kernels.
 template <typename T>
-constexpr int kFullVector = 16 / sizeof(T);
+constexpr int kFullVector = sizeof(T) == 8 ? 1 : 16 / sizeof(T);
 
 template <typename T, int V>
 struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
