@@ -1,0 +1,24 @@
+"""Triton kernels and their launchers, importable only as ``strucfast.triton_kernels``.
+
+The launchers take and return exactly what the private ops of ``strucfast.ops`` do; they need torch and triton alone.
+"""
+
+if __name__ != "strucfast.triton_kernels":
+    # The bare name belongs to the Triton project, and other packages alias it in sys.modules.
+    raise ImportError(
+        f"this folder is installed as strucfast.triton_kernels, not as {__name__!r}: "
+        "install strucfast (pip install -e . --no-build-isolation) and import strucfast.triton_kernels"
+    )
+
+from .group_norm_modulate import group_norm_modulate_backward, group_norm_modulate_forward
+from .modulate import modulate_backward, modulate_forward
+from .str_tfm import str_tfm_backward, str_tfm_forward
+
+__all__ = [
+    "group_norm_modulate_backward",
+    "group_norm_modulate_forward",
+    "modulate_backward",
+    "modulate_forward",
+    "str_tfm_backward",
+    "str_tfm_forward",
+]

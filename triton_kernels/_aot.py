@@ -1,0 +1,297 @@
+"""Ahead-of-time compilation without a GPU: record what launchers would start, compile it, read its resources.
+
+``CASES`` is the registry: calls of the launchers on meta tensors whose launches together cover every kernel, layout and
+dtype. Recording the launches themselves keeps the compiled signatures and specialisations those of a real run.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler import compile as triton_compile
+
+from . import _reduce, group_norm_modulate, modulate, str_tfm
+from ._launch import recording
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+# Bytes of shared memory (LDS) that one program may have.
+SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
+
+_TYPE_NAMES = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kernel as one launch would compile it."""
+
+    name: str
+    kernel: Any
+    signature: dict[str, Any]
+    constexprs: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], list[list[Any]]]
+    num_warps: int
+    num_stages: int
+    float64: bool
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for launches that compile to the same code."""
+        return (
+            self.kernel.__name__,
+            repr(self.signature),
+            repr(sorted(self.constexprs.items())),
+            repr(sorted(self.attributes.items())),
+            self.num_warps,
+            self.num_stages,
+        )
+
+
+def _describe(value: Any, path: tuple[int, ...], constexprs: dict, attributes: dict) -> Any:
+    """Signature entry of a run-time argument, with Triton's specialisation on None, 1 and multiples of 16."""
+    if isinstance(value, tuple):
+        return tuple(_describe(item, (*path, index), constexprs, attributes) for index, item in enumerate(value))
+    if value is None or (isinstance(value, int) and value == 1):
+        constexprs[path] = value
+        return "constexpr"
+    if isinstance(value, torch.Tensor):
+        # The allocator aligns every tensor that is not a view.
+        attributes[path] = [["tt.divisibility", 16]]
+        return "*" + _TYPE_NAMES[value.dtype]
+    if value % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32" if value < 2**31 else "i64"
+
+
+def variant(name: str, launched: dict[str, Any]) -> Variant:
+    """What a recorded launch compiles."""
+    kernel, args, constants = launched["kernel"], launched["args"], launched["constants"]
+    signature: dict[str, Any] = {}
+    constexprs: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for index, argument in enumerate(kernel.arg_names):
+        if index < len(args):
+            signature[argument] = _describe(args[index], (index,), constexprs, attributes)
+        else:
+            signature[argument] = "constexpr"
+            constexprs[(index,)] = constants[argument]
+    return Variant(
+        name,
+        kernel,
+        signature,
+        constexprs,
+        attributes,
+        launched["num_warps"],
+        launched["num_stages"],
+        "fp64" in repr(signature),
+    )
+
+
+def _meta(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
+    if channels_last:
+        return torch.empty((shape[0], *shape[2:], shape[1]), dtype=dtype, device="meta").movedim(-1, 1)
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _modulate_case(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, per_pixel: bool) -> None:
+    x = _meta(shape, dtype, channels_last)
+    parameter = _meta(shape, dtype, channels_last) if per_pixel else _meta(shape[:2], dtype)
+    modulate.modulate_forward(x, parameter, parameter)
+    modulate.modulate_backward(x, x, parameter, per_pixel, 7)
+
+
+def _group_norm_case(
+    shape: tuple[int, ...],
+    num_groups: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+    activation: int,
+    per_pixel: bool = False,
+    bare: bool = False,
+    mask: int = 31,
+) -> None:
+    x = _meta(shape, dtype, channels_last)
+    weight = None if bare else _meta(shape[1:2], dtype)
+    scale = None if bare else _meta(shape, dtype, channels_last) if per_pixel else _meta(shape[:2], dtype)
+    _, mean, rstd = group_norm_modulate.group_norm_modulate_forward(
+        x, num_groups, weight, weight, scale, scale, activation, 1e-5
+    )
+    group_norm_modulate.group_norm_modulate_backward(
+        x, x, mean, rstd, num_groups, weight, weight, scale, scale, activation, mask
+    )
+
+
+def _str_tfm_case(
+    samples: int, variables: int, widths: tuple[int, ...], dtype: torch.dtype, activation: int, scale_map: int
+) -> None:
+    u = _meta((samples, variables, widths[0]), dtype)
+    weights = [_meta((variables, out, inputs), dtype) for inputs, out in zip(widths, widths[1:])]
+    biases = [_meta((variables, out), dtype) for out in widths[1:]]
+    scale, shift, saved = str_tfm.str_tfm_forward(u, weights, biases, activation, scale_map, True)
+    str_tfm.str_tfm_backward(scale, shift, u, weights, biases, scale, saved, activation, scale_map, 3)
+
+
+def _cases() -> Iterator[tuple[str, Callable[[], None]]]:
+    names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.float64: "f64"}
+    for dtype, short in names.items():
+        for last in (False, True):
+            layout = "last" if last else "first"
+
+            def case(label: str, function: Callable[..., None], *args: Any, **kwargs: Any):
+                return f"{label}-{layout}-{short}", lambda: function(*args, **kwargs)
+
+            yield case("modulate-64", _modulate_case, (128, 64, 64, 64), dtype, last, False)
+            yield case("modulate-4", _modulate_case, (128, 64, 4, 4), dtype, last, False)
+            yield case("modulate-map", _modulate_case, (128, 64, 64, 64), dtype, last, True)
+            yield case("gn-64", _group_norm_case, (128, 64, 64, 64), 8, dtype, last, 1)
+            yield case("gn-32", _group_norm_case, (128, 64, 32, 32), 8, dtype, last, 1)
+            yield case("gn-4", _group_norm_case, (128, 64, 4, 4), 8, dtype, last, 1)
+            yield case("gn-split", _group_norm_case, (4, 64, 128, 128), 8, dtype, last, 1)
+    for last in (False, True):
+        layout = "last" if last else "first"
+        f32 = torch.float32
+
+        def case(label: str, function: Callable[..., None], *args: Any, **kwargs: Any):
+            return f"{label}-{layout}-f32", lambda: function(*args, **kwargs)
+
+        # What the loop above leaves out: odd sizes, splits, maps, absent parameters, every activation.
+        yield case("modulate-odd", _modulate_case, (3, 5, 7, 11), f32, last, False)
+        yield case("modulate-few", _modulate_case, (2, 3, 512, 512), f32, last, False)
+        yield case("gn-odd", _group_norm_case, (3, 15, 7, 11), 3, f32, last, 1)
+        yield case("gn-odd-large", _group_norm_case, (3, 15, 67, 71), 3, f32, last, 1)
+        yield case("gn-one-group", _group_norm_case, (64, 512, 16, 16), 1, f32, last, 1)
+        yield case("gn-map", _group_norm_case, (128, 64, 64, 64), 8, f32, last, 1, per_pixel=True)
+        yield case("gn-map-small", _group_norm_case, (128, 64, 8, 8), 8, f32, last, 1, per_pixel=True)
+        yield case("gn-bare", _group_norm_case, (128, 64, 64, 64), 8, f32, last, 0, bare=True)
+        yield case("gn-sums-only", _group_norm_case, (128, 64, 64, 64), 8, f32, last, 1, mask=30)
+        for activation in range(6):
+            yield case(f"gn-act{activation}", _group_norm_case, (128, 64, 16, 16), 8, f32, last, activation)
+            yield case(f"gn-act{activation}-large", _group_norm_case, (128, 64, 64, 64), 8, f32, last, activation)
+    for dtype, short in ((torch.float32, "f32"), (torch.float64, "f64")):
+
+        def mlp(label: str, *args: Any):
+            return f"{label}-{short}", lambda: _str_tfm_case(*args)
+
+        yield mlp("mlp-1", 128, 12, (1, 128), dtype, 1, 0)
+        yield mlp("mlp-64", 128, 12, (1, 64, 64, 64, 128), dtype, 1, 0)
+        yield mlp("mlp-256", 4096, 16, (12, 64, 128, 256, 512), dtype, 1, 0)
+        yield mlp("mlp-odd", 33, 3, (5, 17, 31, 6), dtype, 2, 1)
+        for scale_map in range(5):
+            yield mlp(f"mlp-act{scale_map + 1}", 128, 12, (1, 64, 128), dtype, scale_map + 1, scale_map)
+
+
+CASES: dict[str, Callable[[], None]] = dict(_cases())
+
+
+def variants() -> list[Variant]:
+    """The distinct compilations that the cases lead to."""
+    found: dict[tuple[Any, ...], Variant] = {}
+    for name, case in CASES.items():
+        with recording() as launches:
+            case()
+        for launched in launches:
+            candidate = variant(name, launched)
+            found.setdefault(candidate.key, candidate)
+    return list(found.values())
+
+
+def kernels() -> set[str]:
+    """Names of all kernels of the package: jit functions called ``*_kernel``."""
+    names = set()
+    for module in (_reduce, modulate, group_norm_modulate, str_tfm):
+        names |= {name for name, value in vars(module).items() if _is_kernel(name, value)}
+    return names
+
+
+def _is_kernel(name: str, value: Any) -> bool:
+    return name.endswith("_kernel") and isinstance(value, triton.JITFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one compiled kernel uses; spill_bytes counts stack and local memory (scratch on AMD)."""
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    float64_instructions: int
+    vector_accesses: int
+
+
+def _cubin_resources(cubin: bytes) -> tuple[int, int]:
+    """(registers, stack bytes) from the ELF attributes that ptxas writes (.nv.info: REGCOUNT, FRAME_SIZE, ...)."""
+    if cubin[:4] != b"\x7fELF":
+        raise ValueError("not an ELF file")
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    entry_size, entries, names_index = struct.unpack_from("<HHH", cubin, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", cubin, table + index * entry_size) for index in range(entries)]
+    names = sections[names_index][4]
+    registers, stack = None, None
+    for section in sections:
+        start = names + section[0]
+        name = cubin[start : cubin.index(b"\0", start)].decode()
+        if name.startswith(".nv.local.") and section[5] > 0:
+            stack = max(stack or 0, section[5])
+        if name != ".nv.info":
+            continue
+        position, end = section[4], section[4] + section[5]
+        while position + 4 <= end:
+            form, attribute, size = struct.unpack_from("<BBH", cubin, position)
+            position += 4
+            if form != 4:
+                # Other forms carry their value in the size field.
+                continue
+            if attribute == 0x2F:
+                registers = max(registers or 0, struct.unpack_from("<II", cubin, position)[1])
+            if attribute in (0x11, 0x12):
+                stack = max(stack or 0, struct.unpack_from("<II", cubin, position)[1])
+            position += size
+    if registers is None or stack is None:
+        raise ValueError("the cubin has no register count or frame size: its format changed")
+    return registers, stack
+
+
+def _amd_number(assembly: str, key: str) -> int:
+    found = re.search(rf"\.{key}:\s+(\d+)", assembly)
+    if found is None:
+        raise ValueError(f"the AMD assembly has no .{key}: its format changed")
+    return int(found.group(1))
+
+
+def compile_for(candidate: Variant, target: str) -> Resources:
+    """Compile for a target of ``TARGETS`` and read the resources back."""
+    source = ASTSource(candidate.kernel, candidate.signature, candidate.constexprs, candidate.attributes)
+    options = {"num_warps": candidate.num_warps, "num_stages": candidate.num_stages, "enable_fp_fusion": True}
+    compiled = triton_compile(source, target=TARGETS[target], options=options)
+    shared = compiled.metadata.shared
+    if "cubin" in compiled.asm:
+        registers, stack = _cubin_resources(compiled.asm["cubin"])
+        code = compiled.asm["ptx"]
+        return Resources(
+            registers, stack, shared, len(re.findall(r"\.f64\b", code)), len(re.findall(r"(?:ld|st)\.global\S*\.v[24]", code))
+        )
+    code = compiled.asm["amdgcn"]
+    spills = _amd_number(code, "vgpr_spill_count") + _amd_number(code, "sgpr_spill_count")
+    return Resources(
+        _amd_number(code, "vgpr_count"),
+        _amd_number(code, "private_segment_fixed_size") + 4 * spills,
+        shared,
+        len(re.findall(r"_f64\b", code)),
+        len(re.findall(r"(?:global|buffer)_(?:load|store)_dwordx[24]", code)),
+    )
