@@ -97,11 +97,12 @@ img.pixels, .player img { image-rendering: pixelated; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th { font-weight: 600; }
 thead th { color: var(--muted); font-size: .82rem; }
 tfoot td, tfoot th { font-weight: 680; border-bottom: 0; }
 td.text { text-align: left; overflow-wrap: anywhere; }
+table.heat th:first-child { padding-left: .4rem; }
 table.heat { border-collapse: separate; border-spacing: 3px; }
 table.heat th, table.heat td { border: 0; }
 table.heat td { min-width: 4.3rem; text-align: center; border-radius: 6px;
@@ -115,7 +116,10 @@ table.heat thead th { text-align: center; vertical-align: bottom; }
   -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 10px 40px;
   align-items: start; }
-.columns table, details table { width: 100%; }
+.columns table, .flow table { width: 100%; }
+.flow { columns: 270px 3; column-gap: 40px; }
+.flow > div { break-inside: avoid; padding-bottom: 1rem; }
+.flow h3 { margin-top: .6rem; }
 details { margin-top: .5rem; }
 summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
 .broken { display: none; color: var(--warn); }
@@ -133,7 +137,10 @@ footer { max-width: 1080px; margin: 0 auto; padding: 6px 20px 44px; color: var(-
   .player img { width: 96px; }
   .plot { height: 190px; }
   th, td { padding: .34rem .45rem; }
-  table.heat td { min-width: 3.3rem; }
+  table.heat { border-spacing: 2px; font-size: .78rem; }
+  table.heat td, table.heat th { min-width: 0; padding: .34rem .1rem; }
+  table.heat thead th { font-size: .7rem; overflow-wrap: anywhere; }
+  table.heat td { min-width: 2.35rem; }
 }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #111; --muted: #444; --line: #ccc; --soft: #f4f4f4;

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from .._config import config as environment
+from ..samplers import HybridSampler
 from . import _assets
 from ._html import chart, duration, escape, flatten, image_tag, number, table
 from .curves import distinct_terms, history_terms
@@ -232,14 +233,12 @@ def _reconstructions(originals: np.ndarray, decoded: np.ndarray, errors: np.ndar
     )
     parts = [f'<h2>Reconstructions</h2><p class="lead">{lead}</p>', _pairs(originals, decoded, errors, shown)]
     if len(errors) > 2 * len(shown):
-        worst = np.argsort(-errors, kind="stable")[: max(1, num_images // 4)].tolist()
+        worst = np.argsort(-errors, kind="stable")[: max(1, num_images // 3)].tolist()
         parts.append(f"<h3>The worst of all {len(errors):,}</h3>" + _pairs(originals, decoded, errors, worst))
     return "".join(parts)
 
 
-def _samples(model: Any, stored: torch.Tensor, seed: int, count: int = 40) -> str:
-    from ..samplers import HybridSampler
-
+def _samples(model: Any, stored: torch.Tensor, seed: int, count: int = 36) -> str:
     groups = getattr(model, "latent_groups", None)
     sampler = HybridSampler(stored, groups)
     drawn = sampler.sample(count, generator=torch.Generator().manual_seed(seed))
@@ -314,7 +313,7 @@ def _information(mig: Any, shares: np.ndarray | None, factor_names: Sequence[str
         cells = []
         for column, share in enumerate(shares[row]):
             best = share > 0 and row == int(shares[:, column].argmax())
-            classes = " ".join(name for name, on in (("strong", share > 0.5), ("best", best)) if on)
+            classes = " ".join(name for name, on in (("strong", share > 0.6), ("best", best)) if on)
             attribute = f' class="{classes}"' if classes else ""
             cells.append(
                 f'<td{attribute} style="--share:{share:.3f}" title="{information[row, column]:.3f} nats">'
@@ -344,9 +343,9 @@ def _scores(metrics: Mapping[str, Any], shares: np.ndarray | None, factor_names:
             first = order[0]
             second = shares[order[1], column] if len(order) > 1 else 0.0
             entropy = float(np.asarray(mig.factor_entropy, dtype=np.float64)[column])
-            rows.append([_name(factor_names, column), entropy, f"z{first}", shares[first, column], second, float(gap)])
-        head = ["factor", "entropy (nats)", "best latent", "its share", "second best", "gap"]
-        foot = ["MIG, the mean gap", "", "", "", "", _score(mig)]
+            rows.append([_name(factor_names, column), float(gap), f"z{first}", shares[first, column], second, entropy])
+        head = ["factor", "gap", "best latent", "its share", "second best", "entropy (nats)"]
+        foot = ["mean: MIG", _score(mig), "", "", "", ""]
         lead = (
             "The mutual information gap (Chen et al., 2018): for each factor, how much more the best latent tells than "
             "the second best, as a share of the factor's entropy. 1 is perfect, 0 means no latent stands out."
@@ -388,7 +387,7 @@ def _config(config: Mapping[str, Any] | None) -> str:
     ]
     return (
         "<h2>Configuration</h2><details open><summary>Every setting of the run</summary>"
-        f'<div class="columns">{"".join(blocks)}</div></details>'
+        f'<div class="flow">{"".join(blocks)}</div></details>'
     )
 
 

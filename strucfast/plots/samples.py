@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..samplers import HybridSampler
 from .images import image_grid, to_uint8
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ def hybrid_samples(
     Each latent variable (or group of them) is drawn by itself from the stored ``codes`` (N, D), as
     ``strucfast.samplers.HybridSampler`` does; ``hybridise`` keeps all other groups together.
     """
-    from ..samplers import HybridSampler
-
     if n < 1:
         raise ValueError(f"n: expected at least 1 sample, got {n}")
     sampler = HybridSampler(as_codes(codes), groups)

@@ -68,7 +68,7 @@ def test_grid_of_tensors_scales_and_clips():
     [
         (np.zeros((2, 4, 4, 3), np.float32), {}, TypeError, "images"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {}, TypeError, "images"),
-        (torch.zeros(2, 4, 4, 3), {}, ValueError, "images"),
+        (torch.zeros(2, 5, 4, 3), {}, ValueError, "images"),
         (torch.full((1, 3, 2, 2), torch.nan), {}, ValueError, "NaN"),
         (np.zeros((0, 4, 4, 3), np.uint8), {}, ValueError, "at least one"),
         (np.zeros((1, 4, 4, 3), np.uint8), {"columns": 0}, ValueError, "columns"),

@@ -109,7 +109,7 @@ def facts(report, tmp_path, *options):
 
 def test_every_picture_decodes_and_the_sliders_flip_frames(report, tmp_path):
     seen = facts(report, tmp_path, "--window-size=1200,900")
-    assert len(seen["images"]) == 2 * (24 + 6) + 40 + 4 * 9 + 4
+    assert len(seen["images"]) == 2 * (24 + 8) + 36 + 4 * 9 + 4
     assert all(natural == 32 and shown >= 24 for natural, shown in seen["images"])
     assert seen["errors"] == [] and seen["requests"] == []
     first, last = seen["shown"]
