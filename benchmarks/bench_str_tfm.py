@@ -1,0 +1,37 @@
+"""str_tfm against a loop of MLP modules (how structural decoders are written) and against batched products."""
+
+import pytest
+import torch
+
+import strucfast as sf
+from benchmarks._passes import DIRECTIONS, leaves, passes
+from benchmarks.baselines.str_tfm import LoopStrTfm, bmm_str_tfm
+
+CASES = {
+    "12 x 1-64-64-64-128, N 32": (32, 12, (1, 64, 64, 64, 128)),
+    "12 x 1-64-64-64-128, N 128": (128, 12, (1, 64, 64, 64, 128)),
+    "12 x 1-64-128-128, N 128": (128, 12, (1, 64, 128, 128)),
+    "3 x 4-64-64-64-128, N 128": (128, 3, (4, 64, 64, 64, 128)),
+    "16 x 2-64-128-256-256, N 32": (32, 16, (2, 64, 128, 256, 256)),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_str_tfm(compare, case, direction):
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    n, d, widths = CASES[case]
+    loop = LoopStrTfm(d, widths)
+    weights, biases = loop.stacked()
+    (u,) = leaves(torch.randn(n, d, widths[0]))
+    weights, biases = leaves(*weights), leaves(*biases)
+    stacked, looped = [u, *weights, *biases], [u, *loop.parameters()]
+    compiled = torch.compile(bmm_str_tfm, dynamic=False)
+    providers = {
+        "strucfast": passes(lambda: sf.ops.str_tfm(u, weights, biases), stacked, direction),
+        "eager": passes(lambda: loop(u), looped, direction),
+        "bmm": passes(lambda: bmm_str_tfm(u, weights, biases), stacked, direction),
+        "torch.compile": passes(lambda: compiled(u, weights, biases), stacked, direction),
+    }
+    compare("str_tfm", case, direction, u.dtype, "contiguous", providers)
