@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ._files import write_file
 from .batches import to_float
+from .config import near
 from .machine import resolve_device
 from .run import Run
 
@@ -27,14 +28,14 @@ class Evaluation:
     Attributes:
         psnr: mean over images of 10 log10(1 / MSE), in dB.
         metrics: result by name; empty where the data has no known factors.
-        codes: (N, D) float32, posterior means. factors: (N, K) int64. indices: (N,) int64.
+        codes: (N, D) float32, posterior means. factors: (N, K) int64, None where unknown. indices: (N,) int64.
         seconds: time by part.
     """
 
     psnr: float
     metrics: dict[str, Any]
     codes: np.ndarray
-    factors: np.ndarray
+    factors: np.ndarray | None
     indices: np.ndarray
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -87,6 +88,8 @@ def evaluate_run(
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged. ValueError: unknown metric.
     """
+    # before the long part
+    _check_metrics(metrics)
     model = run.load_model(which).to(resolve_device("auto"))
     dataset = run.dataset()
     indices = run.splits()[2]
@@ -96,8 +99,8 @@ def evaluate_run(
     codes, errors = encode(model, dataset, indices)
     seconds = {"encoding": time.perf_counter() - began}
     named = bool(dataset.factor_names)
-    factors = np.asarray(dataset.factors(indices)) if named else np.zeros((len(indices), 0), dtype=np.int64)
-    results, taken = metrics_of(codes, factors, metrics, dataset.factor_names) if named else ({}, {})
+    factors = np.asarray(dataset.factors(indices)) if named else None
+    results, taken = ({}, {}) if factors is None else metrics_of(codes, factors, metrics, dataset.factor_names)
     evaluation = Evaluation(psnr(errors), results, codes, factors, indices, seconds | taken)
     _save_codes(run.path / "codes.h5", evaluation, dataset)
     header = {"checkpoint": which, "step": run.scalars(which)["step"], "data": dataset.name}
@@ -113,20 +116,42 @@ def metrics_of(
     Raises:
         ValueError: unknown metric.
     """
-    from .. import metrics as metrics_module
-    from .config import near
+    from .. import metrics
 
-    known = ("mig",)
+    _check_metrics(names)
+    stored = _StoredCodes(codes, factors, tuple(factor_names) or tuple(f"v{i}" for i in range(factors.shape[1])))
     results, seconds = {}, {}
     for name in names:
-        if name not in known:
-            raise ValueError(f"unknown metric {name!r}{near(name, known)}")
         began = time.perf_counter()
-        results[name] = getattr(metrics_module, name)(codes, factors)
+        results |= metrics.evaluate(lambda rows: rows, stored, (name,), num_samples=len(codes), batch_size=len(codes))
         seconds[name] = time.perf_counter() - began
-        if hasattr(results[name], "factor_names") and factor_names:
-            results[name].factor_names = tuple(factor_names)
     return results, seconds
+
+
+def _check_metrics(names: tuple[str, ...]) -> None:
+    from .. import metrics
+
+    for name in names:
+        if name not in metrics.names():
+            raise ValueError(f"unknown metric {name!r}{near(name, metrics.names())}")
+
+
+@dataclass(frozen=True)
+class _StoredCodes:
+    """Codes in the place of the images they were encoded from."""
+
+    codes: np.ndarray
+    all_factors: np.ndarray
+    factor_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        return self.codes[indices]
+
+    def factors(self, indices: np.ndarray) -> np.ndarray:
+        return self.all_factors[indices]
 
 
 def mean_and_deviation(values: list[float]) -> dict[str, Any]:
@@ -151,6 +176,7 @@ def _save_codes(path: Path, evaluation: Evaluation, dataset: Any) -> None:
         path,
         evaluation.codes,
         evaluation.factors,
-        factor_names=dataset.factor_names,
+        indices=evaluation.indices,
+        factor_names=dataset.factor_names if evaluation.factors is not None else None,
         code_names=[f"z{i}" for i in range(evaluation.codes.shape[1])],
     )

@@ -7,7 +7,9 @@ import platform
 import sys
 from pathlib import Path
 
-# placeholder figures are replaced once measured
+# keep freed memory instead of handing it back to the kernel after every tensor. One training step on 2 AVX-512 cores,
+# float32, channels_last, default -> these: SAE-12 at 64 px, batch 32: 472 -> 368 ms (71,688 -> 1,026 page faults);
+# SAE-6 of width 16 at 32 px, batch 32: 40 -> 30 ms (7,265 -> 35). THP_MEM_ALLOC_ENABLE=1 beside them gained nothing.
 ALLOCATOR_SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "20000000000"}
 GUARD = "STRUCFAST_ALLOCATOR"
 
