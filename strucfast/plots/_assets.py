@@ -137,9 +137,10 @@ footer { max-width: 1080px; margin: 0 auto; padding: 6px 20px 44px; color: var(-
   .player img { width: 96px; }
   .plot { height: 190px; }
   th, td { padding: .34rem .45rem; }
-  table.heat { border-spacing: 2px; font-size: .78rem; }
+  table.heat { border-spacing: 1px; font-size: .78rem; }
+  table.heat th:first-child { padding-left: 0; }
   table.heat td, table.heat th { min-width: 0; padding: .34rem .1rem; }
-  table.heat thead th { font-size: .7rem; overflow-wrap: anywhere; }
+  table.heat thead th { font-size: .62rem; }
   table.heat td { min-width: 2.35rem; }
 }
 @media print {
@@ -148,7 +149,12 @@ footer { max-width: 1080px; margin: 0 auto; padding: 6px 20px 44px; color: var(-
   nav, .js .player, .js .sweep input, .js .sweep output { display: none; }
   body { font-size: 11pt; }
   section { border: 0; padding: 8px 0; margin: 10px 0; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, .lead { break-after: avoid; }
+  table { break-inside: avoid; }
+  .tiles { grid-template-columns: repeat(5, 1fr); gap: 6px; }
+  .tile { padding: 8px 10px; }
+  .tile .value { font-size: 1.15rem; }
+  .js .frames img.now { outline: 0; }
   tr, .chart, .tile, .picture { break-inside: avoid; }
   .sweep { grid-template-columns: 8.2rem minmax(0, 1fr); }
   .sweep .strip { grid-column: auto; }

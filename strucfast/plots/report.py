@@ -343,7 +343,12 @@ def _scores(metrics: Mapping[str, Any], shares: np.ndarray | None, factor_names:
             first = order[0]
             second = shares[order[1], column] if len(order) > 1 else 0.0
             entropy = float(np.asarray(mig.factor_entropy, dtype=np.float64)[column])
-            rows.append([_name(factor_names, column), float(gap), f"z{first}", shares[first, column], second, entropy])
+            if entropy > 0:
+                told = [float(gap), f"z{first}", shares[first, column], second]
+            else:
+                # a factor with one value: there is nothing to tell, and MIG leaves it out
+                told = [None, "–", None, None]
+            rows.append([_name(factor_names, column), *told, entropy])
         head = ["factor", "gap", "best latent", "its share", "second best", "entropy (nats)"]
         foot = ["mean: MIG", _score(mig), "", "", "", ""]
         lead = (

@@ -229,6 +229,14 @@ def test_numbers_not_finite_become_dashes(write, mig):
     assert "MIG – 4 latents" in page.text
 
 
+def test_a_factor_with_one_value_has_no_best_latent(write, mig):
+    mig.mutual_information[:, 1] = 0
+    mig.factor_entropy[1] = 0
+    mig.per_factor = np.array([0.8, np.nan, 0.9])
+    page = read(write(metrics={"mig": mig}))
+    assert "row – – – – 0 " in page.text
+
+
 def test_the_same_seed_shows_the_same_pictures(write):
     pages = [read(write(f"{place}.html", seed=seed)) for place, seed in enumerate((0, 0, 1))]
     sources = [[tag["src"] for tag in page.every("img")] for page in pages]
