@@ -173,27 +173,33 @@ def _register_autograd(spec: OpSpec) -> None:
 
 def _save(ctx, spec: OpSpec, tensors: Sequence, statics: tuple, saved: tuple) -> None:
     ctx.statics = statics
-    ctx.stand_ins = {
-        i: (tensors[i].shape, tensors[i].dtype, tensors[i].device) for i in spec.value_free if tensors[i] is not None
-    }
-    kept = [None if i in ctx.stand_ins else t for i, t in enumerate(tensors)]
-    ctx.num_inputs_saved = len(kept)
-    ctx.save_for_backward(*kept, *saved)
+    ctx.num_inputs_saved = len(tensors)
+    ctx.stand_ins = None
+    for i in spec.value_free:
+        tensor = tensors[i]
+        # A (N,C) parameter costs less to keep than to stand in for (9 us); one of x's shape does not.
+        if tensor is not None and tensor.dim() > 2:
+            ctx.stand_ins = {**(ctx.stand_ins or {}), i: (tensor.shape, tensor.dtype, tensor.device)}
+            tensors = (*tensors[:i], None, *tensors[i + 1 :])
+    ctx.save_for_backward(*tensors, *saved)
 
 
-def _backward(ctx, spec: OpSpec, kernels: Kernels, grads: tuple, needs: Sequence[bool]) -> list:
-    tensors = list(ctx.saved_tensors[: ctx.num_inputs_saved])
-    saved = ctx.saved_tensors[ctx.num_inputs_saved :]
-    for i, (shape, dtype, device) in ctx.stand_ins.items():
-        tensors[i] = torch.zeros((), dtype=dtype, device=device).expand(shape)
+def _backward(ctx, spec: OpSpec, kernels: Kernels, grads: tuple, needs: Sequence[bool]) -> Sequence:
+    tensors, saved = ctx.saved_tensors, ()
+    if len(tensors) > ctx.num_inputs_saved:
+        tensors, saved = tensors[: ctx.num_inputs_saved], tensors[ctx.num_inputs_saved :]
+    if ctx.stand_ins is not None:
+        tensors = list(tensors)
+        for i, (shape, dtype, device) in ctx.stand_ins.items():
+            tensors[i] = torch.zeros((), dtype=dtype, device=device).expand(shape)
     if torch.is_grad_enabled():
         return _differentiate_reference(spec, grads, tensors, ctx.statics, needs)
     raw, align = spec.backward_call(grads, tensors, saved, ctx.statics, needs)
     gradients = align(kernels.backward(*raw))
-    return [g if need else None for g, need in zip(gradients, needs)]
+    return gradients if all(needs) else [g if need else None for g, need in zip(gradients, needs)]
 
 
-def _differentiate_reference(spec: OpSpec, grads: tuple, tensors: list, statics: tuple, needs: Sequence[bool]) -> list:
+def _differentiate_reference(spec: OpSpec, grads: tuple, tensors: Sequence, statics: tuple, needs: Sequence[bool]) -> list:
     """create_graph=True: differentiate the reference, exact to any order."""
     # Aliases cut each input off from the others: with scale = f(x), grad must not also walk from scale back to x.
     aliases = [t if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_(need))
