@@ -25,6 +25,7 @@ def write_run_report(
     from .. import plots
 
     metrics, seconds = _figures(run, which) if evaluation is None else (evaluation.metrics, evaluation.seconds)
+    figures = run.evaluation() if evaluation is None else {"psnr": evaluation.psnr, "images": len(evaluation.codes)}
     model = run.load_model(which)
     scalars = run.scalars(which)
     began = time.perf_counter()
@@ -42,6 +43,7 @@ def write_run_report(
         codes=codes,
         timings=timings,
         seed=seed,
+        psnr=(figures["psnr"], figures["images"]),
     )
 
 
