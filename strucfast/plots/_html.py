@@ -165,7 +165,7 @@ def chart(name: str, series: Series, unit: str = "") -> str:
         keys.append(f'<span class="key {kind}">{escape(split)} {escape(number(ys[-1]))}</span>')
         data.append({"name": split, "x": [round(float(x), 1) for x in xs], "y": [number(y) for y in ys]})
     labels = [f'<span class="y" style="top:{down(tick):.2f}%">{escape(short(tick))}</span>' for tick in ticks]
-    for tick in linear_ticks(x_low, x_high):
+    for tick in (tick for tick in linear_ticks(x_low, x_high) if tick == round(tick)):
         last = " last" if across(tick) > 96 else ""
         labels.append(f'<span class="x{last}" style="left:{across(tick):.2f}%">{escape(short(tick))}</span>')
     store = escape(json.dumps({"low": x_low, "high": x_high, "series": data}))

@@ -302,8 +302,10 @@ def _information(mig: Any, shares: np.ndarray | None, factor_names: Sequence[str
     kept = np.arange(len(shares))
     note = ""
     if len(shares) > max_latents:
-        kept = np.sort(np.argsort(-shares.max(axis=1), kind="stable")[:max_latents])
-        note = f"Showing the {len(kept)} of {len(shares)} latent variables that tell most about any one factor."
+        # every factor's best latent first, then whoever tells most
+        order = [*shares.argmax(axis=0), *np.argsort(-shares.max(axis=1), kind="stable")]
+        kept = np.sort(list(dict.fromkeys(int(row) for row in order))[:max_latents])
+        note = f"Showing the {len(kept)} of {len(shares)} latent variables that tell most about a factor."
         note = f'<p class="note">{note}</p>'
     lead = "Mutual information as a share of the factor's entropy: 1 means the latent alone determines the factor."
     head = "".join(f'<th scope="col">{escape(_name(factor_names, column))}</th>' for column in range(shares.shape[1]))

@@ -219,6 +219,8 @@ def test_many_latents_are_limited_with_a_note(tmp_path, dataset, model):
     assert len(sweeps) == 6 and "Showing 6 of 40 latent variables" in page.text
     assert {"latent 0", "latent 1", "latent 2"} <= {tag["aria-label"] for tag in page.every("input")}
     assert "Showing the 6 of 40" in page.text
+    # no factor loses its best latent
+    assert sum("best" in tag.get("class", "").split() for tag in page.every("td")) == 3
 
 
 def test_numbers_not_finite_become_dashes(write, mig):
