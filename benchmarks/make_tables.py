@@ -111,7 +111,9 @@ def cell(text: object) -> str:
 def heading(meta: dict) -> str:
     facts = [f"commit {str(meta['commit'])[:10]}", str(meta["date"]), f"torch {meta['torch']}"]
     facts += [f"{name} {meta[name]}" for name in ("triton", "driver") if meta[name]]
-    facts += [f"{meta['threads']} threads", f"load average {meta['load_average']}", f"allocator: {meta['allocator']}"]
+    facts += [f"{meta['threads']} threads"] if meta["threads"] else []
+    facts += [f"load average {meta['load_average']}"] if meta["load_average"] is not None else []
+    facts += [f"allocator {meta['allocator']}"] if meta["allocator"] else []
     return f"**{cell(meta['device'])}** ({cell(', '.join(facts))})\n"
 
 
@@ -121,35 +123,48 @@ def markdown_table(head: list[str], rows: list[list[str]], numbers_from: int) ->
 
 
 def short_table(rows: list[Row]) -> str:
-    """README: forward and backward together and whole steps; single directions are in docs/performance.md."""
+    """README: forward and backward together and whole steps, one line an op, dtype and layout with the range of ratios.
+
+    Every single case and direction is in docs/performance.md.
+    """
     kept = [row for row in rows if row.key[2] in ("both", "step")] or rows
-    head = [
-        "op",
-        "case",
-        "dtype",
-        "layout",
-        "eager ms",
-        "torch.compile ms",
-        "strucfast ms",
-        "over eager",
-        "over compile",
-    ]
-    body = []
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in kept:
-        op, case, direction, dtype, layout = row.key
-        name = op if direction == "step" else f"{op}, " + {"both": "forward + backward"}.get(direction, direction)
-        if row.provider != "strucfast":
-            name += f" ({row.provider})"
+        op, _, direction, dtype, layout = row.key
+        groups.setdefault((op, direction, dtype, layout, row.provider), []).append(row)
+    body = []
+    for (op, direction, dtype, layout, provider), members in groups.items():
+        name = op + {"both": ", forward + backward", "step": ""}.get(direction, f", {direction}")
+        if provider != "strucfast":
+            name += f" ({provider})"
+        cases = [row.key[1] for row in members]
+        case = cases[0] if len(cases) == 1 else f"{cases[0]} to {cases[-1]} ({len(cases)} cases)"
+        others = {other: None for row in members for other in row.others if other not in EAGER + COMPILED}
+        beyond = ", ".join(f"{other} {span([row.ratio((other,)) for row in members])}" for other in others)
         body.append(
             [cell(part) for part in (name, case, dtype, layout)]
-            + [
-                milliseconds(row.baseline(EAGER)),
-                milliseconds(row.baseline(COMPILED)),
-                milliseconds(row.ours["median_ms"]),
-            ]
-            + [f"**{times(row.ratio(EAGER))}**", f"**{times(row.ratio(COMPILED))}**"]
+            + [span([row.ratio(EAGER) for row in members]), span([row.ratio(COMPILED) for row in members])]
+            + [cell(beyond) or "–"]
         )
+    head = ["op", "case", "dtype", "layout", "over eager", "over torch.compile", "over others"]
     return markdown_table(head, body, 4)
+
+
+def span(ratios: list[float | None]) -> str:
+    """The least and the greatest of the ratios that are known."""
+    known = sorted(ratio for ratio in ratios if ratio is not None)
+    if not known:
+        return "–"
+    return times(known[0]) if len(known) == 1 else f"{times(known[0])} to {times(known[-1])}"
+
+
+def memory(row: Row) -> str:
+    """Megabytes allocated by one call beyond its inputs, and as a share of eager's where both were measured."""
+    ours = row.ours.get("extra_bytes")
+    if ours is None:
+        return "–"
+    eager = row.others.get("eager", {}).get("extra_bytes")
+    return f"{ours / 1e6:.1f}" + (f" ({ours / eager:.2f} of eager)" if eager else "")
 
 
 def long_table(rows: list[Row]) -> str:
@@ -173,12 +188,12 @@ def long_table(rows: list[Row]) -> str:
             for name, other in row.others.items()
             if name not in EAGER + COMPILED
         ]
-        memory, rate = result.get("extra_bytes"), result.get("gb_per_s")
+        rate = result.get("gb_per_s")
         body.append(
             [cell(part) for part in (*row.key, row.provider)]
             + [milliseconds(result["median_ms"]), f"{milliseconds(result['p20_ms'])}-{milliseconds(result['p80_ms'])}"]
             + [times(row.ratio(EAGER)), times(row.ratio(COMPILED)), cell(", ".join(others)) or "–"]
-            + ["–" if memory is None else f"{memory / 1e6:.1f}", "–" if rate is None else f"{rate:.0f}"]
+            + [memory(row), "–" if rate is None else f"{rate:.0f}"]
         )
     return markdown_table(head, body, 6)
 
