@@ -1,0 +1,115 @@
+"""What the documentation says must exist: links, options, environment variables, presets, code that runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import strucfast as sf
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "results" / "README.md"]
+SOURCES = [ROOT / "setup.py", *sorted((ROOT / "strucfast").rglob("*.py"))]
+# read by others: the compiler driver of the build, Triton, glibc
+FOREIGN = {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "TRITON_INTERPRET"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def help_text():
+    command = [sys.executable, "-m", "strucfast", "train", "sae-12", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_option_of_train_exists(help_text):
+    known = set(re.findall(r"--[a-z][a-z.-]+", help_text))
+    for page in PAGES:
+        # fields of the configuration have a dot; --resume and --overwrite stand on the training page
+        for option in re.findall(r"--(?:model|data|optim|train|log)\.[a-z-]+|--resume|--overwrite", page.read_text()):
+            assert option in known, f"{page.name}: {option}"
+
+
+def test_every_command_and_preset_exists():
+    from strucfast.cli import COMMANDS
+    from strucfast.training.config import preset
+
+    for page in PAGES:
+        text = page.read_text()
+        for name in re.findall(r"(?:^|`)strucfast ([a-z]+)\b", text, re.M):
+            assert name in COMMANDS, f"{page.name}: strucfast {name}"
+        for name in re.findall(r"strucfast train ([a-z0-9-]+)(?=\s)", text):
+            preset(name)
+
+
+def test_every_environment_variable_is_read_somewhere():
+    read = "\n".join(path.read_text() for path in SOURCES)
+    named = set(
+        re.findall(r"`((?:STRUCFAST|CUDA|TRITON|MALLOC|MAX)_[A-Z_]+|CXX)\b", (ROOT / "docs/install.md").read_text())
+    )
+    assert {"STRUCFAST_CPU", "STRUCFAST_CUDA", "STRUCFAST_CUDA_ARCHS", "CXX", "CUDA_HOME", "MAX_JOBS"} <= named
+    for name in named - FOREIGN:
+        assert name in read, name
+
+
+def test_every_name_of_the_package_exists():
+    for page in PAGES:
+        for name in re.findall(r"\b(?:sf|strucfast)\.([a-z]+(?:\.[A-Za-z_]+)?)\b(?!\.)", page.read_text()):
+            if name in ("py", "cli"):
+                continue
+            found = sf
+            for part in name.split("."):
+                assert hasattr(found, part), f"{page.name}: sf.{name}"
+                found = getattr(found, part)
+
+
+def test_the_models_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    space: dict = {}
+    for block in blocks(ROOT / "docs" / "models.md", "python"):
+        lines = block.splitlines()
+        if "PriorSampler" in block:
+            lines = [line for line in lines if "PriorSampler" not in line]
+            with pytest.raises(ValueError, match="prior"):
+                sf.samplers.PriorSampler(space["model"])
+        exec("\n".join(lines), space)
+    assert space["images"].shape == (16, 3, 64, 64) and (tmp_path / "my-model" / "model.safetensors").exists()
+
+
+def test_the_backends_page_runs():
+    space = {"x": torch.rand(2, 4, 3), "scale": torch.rand(2, 4), "shift": torch.rand(2, 4)}
+    for block in blocks(ROOT / "docs" / "backends.md", "python"):
+        exec(block, space)
+    assert torch.equal(space["y"], space["x"] * space["scale"][..., None] + space["shift"][..., None])
+
+
+def test_the_training_page_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(ROOT / "docs" / "training.md", "python")
+    assert block.count("config.train.steps = 20_000") == 1
+    small = (
+        "config.train.steps, config.train.batch_size, config.train.eval_images = 2, 4, 4\n"
+        "config.model.image_size, config.model.overrides = 32, {'width': 8}\n"
+        "config.train.threads, config.log.progress, config.log.tensorboard = 1, 'none', False"
+    )
+    space: dict = {}
+    exec(block.replace("config.train.steps = 20_000", small), space)
+    assert space["model"].name == "sae-12" and space["run"].history()[-1]["step"] == 2
+    said = (ROOT / "docs" / "training.md").read_text()
+    written = {path.name for path in (tmp_path / "runs" / "mine").iterdir()} - {".lock"}
+    assert written and all(f"`{name}" in said for name in written), written
