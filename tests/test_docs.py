@@ -50,7 +50,7 @@ def test_every_command_and_preset_exists():
 
     for page in PAGES:
         text = page.read_text()
-        for name in re.findall(r"(?:^|`)strucfast ([a-z]+)\b", text, re.M):
+        for name in re.findall(rX, text, re.M):
             assert name in COMMANDS, f"{page.name}: strucfast {name}"
         for name in re.findall(r"strucfast train ([a-z0-9-]+)(?=\s)", text):
             preset(name)
