@@ -17,8 +17,11 @@ SOURCES = [ROOT / "setup.py", *sorted((ROOT / "strucfast").rglob("*.py"))]
 FOREIGN = {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "TRITON_INTERPRET"}
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
+def blocks(page: Path, language: str = "") -> list[str]:
+    """Contents of the fenced blocks of one language ("" has none)."""
+    # every odd part lies between two fences; its first line is the language
+    parts = (part.split("\n", 1) for part in page.read_text().split("```")[1::2])
+    return [code for found, code in parts if found == language]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -49,11 +52,12 @@ def test_every_command_and_preset_exists():
     from strucfast.training.config import preset
 
     for page in PAGES:
-        text = page.read_text()
-        for name in re.findall(rX, text, re.M):
-            assert name in COMMANDS, f"{page.name}: strucfast {name}"
-        for name in re.findall(r"strucfast train ([a-z0-9-]+)(?=\s)", text):
-            preset(name)
+        inline = re.findall(r"`(strucfast [^`]+)`", page.read_text())
+        typed = [line for block in blocks(page) for line in block.splitlines() if line.startswith("strucfast ")]
+        for words in (command.split() for command in [*inline, *typed]):
+            assert words[1] in COMMANDS or not words[1].islower(), f"{page.name}: {' '.join(words)}"
+            if words[1] == "train" and len(words) > 2 and re.fullmatch(r"[a-z0-9-]+", words[2]):
+                preset(words[2])
 
 
 def test_every_environment_variable_is_read_somewhere():
