@@ -6,4 +6,5 @@ PYBIND11_MODULE(_host, m) {
   m.doc() = "Native renderers and histogram kernels of strucfast (numpy in, numpy out).";
   m.def("default_threads", &strucfast::default_threads, "Threads a kernel uses unless told otherwise.");
   strucfast::bind_render(m);
+  strucfast::bind_histogram(m);
 }

@@ -32,7 +32,7 @@ def test_real_files_are_named(tmp_path, name):
 
 
 def test_unknown(tmp_path):
-    with pytest.raises(ValueError, match="expected shapes3d, dsprites, .* got 'shape3d'"):
+    with pytest.raises(ValueError, match=r"expected shapes3d, dsprites, .* got 'shape3d'"):
         data.build("shape3d")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         data.build(tmp_path / "nowhere.npz")

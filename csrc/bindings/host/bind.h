@@ -4,5 +4,6 @@
 namespace strucfast {
 
 void bind_render(pybind11::module_& m);
+void bind_histogram(pybind11::module_& m);
 
 }  // namespace strucfast

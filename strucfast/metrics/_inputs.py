@@ -1,0 +1,58 @@
+"""Codes and factors as the metrics take them: numpy or torch in, checked numpy arrays out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # numpy has no bfloat16.
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        values = values.numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a rectangular array ({error})") from None
+    if array.ndim != 2 or 0 in array.shape:
+        letters = "(N, D)" if name.startswith("codes") else "(N, K)"
+        raise ValueError(f"{name}: expected a non-empty array {letters}, got shape {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return array
+
+
+def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
+    """(N, D) codes as C-contiguous float32 or float64; finiteness is the histogram's first pass."""
+    array = _array(name, codes)
+    half = array.dtype == np.float16
+    dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.float32 if half else np.float64
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def check_factors(factors: Any, rows: int | None = None, name: str = "factors") -> np.ndarray:
+    """(N, K) factors as C-contiguous int64; floats are taken where every one is a whole number."""
+    array = _array(name, factors)
+    if rows is not None and len(array) != rows:
+        raise ValueError(f"{name}: expected {rows} rows, as many as codes, got {len(array)}")
+    if array.dtype.kind == "f":
+        # Written so that NaN and infinity fail too.
+        whole = array == np.rint(array)
+        whole &= np.isfinite(array)
+        if not whole.all():
+            row, column = np.argwhere(~whole)[0]
+            raise ValueError(f"{name}: expected integers, got {array[row, column]} in row {row}, column {column}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_names(name: str, names: Any, count: int) -> tuple[str, ...] | None:
+    """``count`` names, or None."""
+    if names is None or len(names) == 0:
+        return None
+    if len(names) != count:
+        raise ValueError(f"{name}: expected {count} names, got {len(names)}")
+    return tuple(str(n) for n in names)
