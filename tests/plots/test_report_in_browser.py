@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
 from strucfast.plots import write_report
 
@@ -168,7 +169,8 @@ def test_the_untouched_file_shows_in_light_and_dark_without_console_errors(repor
     for picture in (light, dark):
         assert picture.shape[:2] == (2600, 1100)
         # text, curves and pictures leave many colours and ink in every band of the page
-        assert len(np.unique((picture * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 200
+        colours = np.rint(picture * 255).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+        assert len(np.unique(colours)) > 200
         assert all(band.std() > 0.02 for band in np.array_split(picture, 6))
     # the model's red pictures are on the page
     assert ((light[..., 0] > 0.5) & (light[..., 1] < 0.1) & (light[..., 2] < 0.1)).mean() > 0.01
@@ -186,3 +188,30 @@ def test_without_javascript_the_pictures_and_curves_are_still_there(report, tmp_
     assert np.array_equal(plain[:2000], scripted[:2000])
     assert not np.array_equal(plain, scripted)
     assert all(band.std() > 0.02 for band in np.array_split(plain, 6))
+
+
+@pytest.mark.parametrize("name", ["sae-2", "vae"])
+def test_a_real_model_on_real_data_shows(tmp_path, name):
+    from strucfast import data, metrics, models
+    from strucfast.plots.samples import encode_images
+
+    torch.manual_seed(0)
+    dataset = data.Shapes3D(image_size=32)
+    model = models.build(name, image_size=32, width=8, blocks=3, latent_dim=4)
+    indices = data.split(dataset)[2][::400]
+    codes = encode_images(model, dataset.images(indices))
+    mig = metrics.mig(codes, dataset.factors(indices), factor_names=dataset.factor_names)
+    path = write_report(
+        tmp_path / "report.html",
+        title=name,
+        model=model,
+        dataset=dataset,
+        test_indices=indices,
+        history=[{"step": 1, "split": "train", "loss": 2.0}],
+        metrics={"mig": mig},
+        codes=codes,
+    )
+    seen = facts(path, tmp_path, "--window-size=1200,900")
+    assert all(natural == 32 for natural, _ in seen["images"]) and seen["errors"] == [] and seen["requests"] == []
+    for words in (f"{mig.score:.3f}", "floor hue", "object hue", "orientation", f"{len(indices)} held-out images"):
+        assert words in seen["text"], words
