@@ -4,23 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/half.h"
+#include "cuda/types.h"
 
 // Everything that needs the CUDA compiler, in one place: the kernels build on these functions alone. Compiled by a
 // plain C++ compiler the kernels run on the emulator of tests/cuda/emulator, which brings its own cuda_runtime.h.
 namespace strucfast::cuda {
-
-// The type that sums and per-element arithmetic use.
-template <typename T>
-struct ComputeType {
-  using type = float;
-};
-template <>
-struct ComputeType<double> {
-  using type = double;
-};
-template <typename T>
-using Compute = typename ComputeType<T>::type;
 
 __host__ __device__ __forceinline__ float to_compute(float value) { return value; }
 __host__ __device__ __forceinline__ double to_compute(double value) { return value; }
@@ -60,6 +48,7 @@ __device__ __forceinline__ void copy_16_to_shared(void* shared, const void* glob
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+__device__ __forceinline__ uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 __device__ __forceinline__ float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
 __device__ __forceinline__ double reciprocal_root(double value) { return 1.0 / sqrt(value); }
 
@@ -98,6 +87,7 @@ inline T* dynamic_shared() {
 inline void copy_16_to_shared(void* shared, const void* global) { emulator::copy_16(shared, global); }
 inline void wait_for_copies() { emulator::finish_copies(); }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t(a) * b) >> 32); }
+inline uint64_t multiply_high(uint64_t a, uint64_t b) { return static_cast<uint64_t>(((unsigned __int128)a * b) >> 64); }
 inline float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
 inline double reciprocal_root(double value) { return 1.0 / sqrt(value); }
 
@@ -111,23 +101,32 @@ inline size_t shared_memory_limit() { return emulator::shared_memory_limit(); }
 
 #endif
 
-// n / divisor by a multiplication. Right for every n; fast below 2^31.
+// n / divisor by a multiplication, for n below `limit`; a 64-bit division would be a call with a stack of its own.
 struct Divider {
-  uint64_t divisor;
-  uint32_t magic, shift;
+  uint64_t divisor, magic;
+  uint32_t shift;
   bool small;
 
-  explicit Divider(int64_t value) : divisor(static_cast<uint64_t>(value)), magic(0), shift(0), small(value < (1ll << 31)) {
-    if (!small) return;
-    while ((1ull << shift) < divisor) ++shift;
-    magic = static_cast<uint32_t>(((1ull << 32) * ((1ull << shift) - divisor)) / divisor + 1);
-  }
-  __device__ __forceinline__ uint64_t quotient(uint64_t n) const {
-    if (small && n < (1ull << 31)) {
-      const uint32_t low = static_cast<uint32_t>(n);
-      return (multiply_high(low, magic) + low) >> shift;
+  explicit Divider(int64_t value, int64_t limit)
+      : divisor(static_cast<uint64_t>(value)), magic(0), shift(0), small(value < (1ll << 31) && limit <= (1ll << 31)) {
+    while (shift < 63 && (1ull << shift) < divisor) ++shift;
+    if (small) {
+      // Rounded up to 33 bits, of which the highest is the `+ n` below.
+      magic = ((1ull << 32) * ((1ull << shift) - divisor)) / divisor + 1;
+    } else if (divisor > 1) {
+      // ceil(2^(62 + shift) / divisor), right for n < 2^62.
+      shift = shift < 2 ? 2 : shift;
+      magic = static_cast<uint64_t>((((unsigned __int128)1 << (62 + shift)) + divisor - 1) / divisor);
+      shift -= 2;
     }
-    return n / divisor;
+  }
+  __device__ __forceinline__ int64_t quotient(int64_t n) const {
+    if (small) {
+      const auto low = static_cast<uint32_t>(n);
+      return (multiply_high(low, static_cast<uint32_t>(magic)) + low) >> shift;
+    }
+    if (divisor == 1) return n;
+    return static_cast<int64_t>(multiply_high(static_cast<uint64_t>(n), magic) >> shift);
   }
 };
 

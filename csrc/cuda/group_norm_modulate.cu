@@ -2,13 +2,56 @@
 
 #include <algorithm>
 
+#include "cuda/activation.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/vector_io.cuh"
 
 // One block per group. The block copies the group into shared memory as far as it fits and reads the rest, if any, once
 // more per pass, from the L2 cache. Two passes for the statistics, on x minus the group's first element: exact, and it
 // takes a large common offset out of every sum.
 namespace strucfast::cuda {
 namespace {
+
+// One channel's numbers, read from shared memory in one or two 16-byte loads.
+template <typename A>
+struct alignas(16) ChannelTerms {
+  A slope, offset, scale, shift;
+};
+
+// A group as its kernel sees it: `vectors` vectors of V elements.
+template <int V, bool ChannelsLast>
+struct Group {
+  int64_t sample, first_channel, base, vectors;
+  const Shape& shape;
+  const Divider& line;
+
+  __device__ __forceinline__ Group(int64_t index, int64_t groups, int64_t channels, const Shape& shape_, const Divider& line_)
+      : shape(shape_), line(line_) {
+    sample = static_cast<unsigned>(index) / static_cast<unsigned>(groups);
+    first_channel = (index - sample * groups) * channels;
+    base = sample * shape.channels * shape.spatial + (ChannelsLast ? first_channel : first_channel * shape.spatial);
+    vectors = channels * shape.spatial / V;
+  }
+  // The place in x of vector i, and the channel (within the group) of its first element.
+  __device__ __forceinline__ int64_t at(int64_t i, int* channel) const {
+    const int64_t row = line.quotient(i);
+    if constexpr (ChannelsLast) {
+      const int64_t inside = i - row * static_cast<int64_t>(line.divisor);
+      *channel = static_cast<int>(inside * V);
+      return base + row * shape.channels + inside * V;
+    } else {
+      *channel = static_cast<int>(row);
+      return base + i * V;
+    }
+  }
+};
+
+// Vectors of a channel (contiguous) or of a pixel's share of the group (channels-last).
+template <int V>
+Divider group_line(const Shape& shape, int64_t groups) {
+  const int64_t channels = shape.channels / groups;
+  return Divider((shape.channels_last ? channels : shape.spatial) / V, channels * shape.spatial / V);
+}
 
 constexpr int kMaxThreads = 1024;
 // Scratch of block_sum, padded so that what follows stays aligned for every type.
@@ -23,6 +66,8 @@ struct ForwardArguments {
   Compute<T>* mean;
   Compute<T>* rstd;
   Divider line;
+  // Channels of a group.
+  int channels;
   // Vectors held in shared memory, and whether the channels' terms are.
   int64_t resident;
   bool terms_shared;
@@ -49,8 +94,8 @@ __global__ void __launch_bounds__(kMaxThreads) group_norm_modulate_forward_kerne
   using A = Compute<T>;
   const GroupNormParameters& p = args.p;
   const int threads = blockDim.x;
-  const Group<V, ChannelsLast> group(blockIdx.x, p.groups, p.shape, args.line);
-  const int channels = static_cast<int>(p.shape.channels / p.groups);
+  const int channels = args.channels;
+  const Group<V, ChannelsLast> group(blockIdx.x, p.groups, channels, p.shape, args.line);
   const int64_t resident = args.resident;
 
   A* scratch = dynamic_shared<A>();
@@ -146,6 +191,7 @@ cudaError_t run(ForwardArguments<T> args, cudaStream_t stream) {
   const Shape& shape = args.p.shape;
   const int64_t channels = shape.channels / args.p.groups, vectors = channels * shape.spatial / V;
   args.line = group_line<V>(shape, args.p.groups);
+  args.channels = static_cast<int>(channels);
   const size_t limit = shared_memory_limit(), vector_bytes = sizeof(Pack<T, V>);
   size_t bytes = kScratch * sizeof(A);
   args.terms_shared = terms_fit<A>(args.p, limit);
@@ -175,7 +221,7 @@ cudaError_t group_norm_modulate_forward(const T* x, GroupNormParameters p, doubl
   vectors = vectors && aligned_16(x) && aligned_16(y);
   for (const Operand& operand : {p.scale, p.shift}) vectors = vectors && (!operand.per_pixel || aligned_16(operand.data));
   vectors = vectors && terms_fit<Compute<T>>(p, shared_memory_limit());
-  const ForwardArguments<T> args{x, p, static_cast<Compute<T>>(eps), y, mean, rstd, Divider(1), 0, false};
+  const ForwardArguments<T> args{x, p, static_cast<Compute<T>>(eps), y, mean, rstd, Divider(1, 1), 0, 0, false};
   return vectors ? run<T, V>(args, stream) : run<T, 1>(args, stream);
 }
 

@@ -1,7 +1,9 @@
 #include <algorithm>
 
+#include "cuda/activation.cuh"
 #include "cuda/group_norm_modulate.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/vector_io.cuh"
 
 // One block per group. First sweep: per channel the sums of g, g act(u), du and du xhat; du = scale g act'(u). Second
 // sweep: dx = rstd (h - mean h - xhat mean(h xhat)) with h = weight du. Between the sweeps h and x stay in shared memory
@@ -33,7 +35,7 @@ struct Arguments {
   GroupNormParameters p;
   // Vectors whose h and x are held, warps per channel (contiguous) or channel vectors side by side (channels-last).
   int64_t held_h, held_x;
-  int team;
+  int team, channels;
   bool terms_shared;
 };
 
@@ -71,8 +73,8 @@ struct Block {
 
   __device__ explicit Block(const Arguments<T>& a) : args(a) {
     const Shape& shape = a.p.shape;
-    channels = static_cast<int>(shape.channels / a.p.groups);
-    sample = blockIdx.x / a.p.groups;
+    channels = a.channels;
+    sample = blockIdx.x / static_cast<unsigned>(a.p.groups);
     first_channel = (blockIdx.x - sample * a.p.groups) * channels;
     base = sample * shape.channels * shape.spatial + (ChannelsLast ? first_channel : first_channel * shape.spatial);
     line_vectors = (ChannelsLast ? channels : shape.spatial) / V;
@@ -351,7 +353,7 @@ cudaError_t group_norm_modulate_backward(GroupNormBackward<T> t, GroupNormParame
   vectors = vectors && aligned_16(t.grad) && aligned_16(t.x) && aligned_16(t.dx);
   vectors = vectors && (!p.scale.per_pixel || aligned_16(p.scale.data));
   vectors = vectors && aligned_16(t.dscale.data) && aligned_16(t.dshift.data) && terms_fit<Compute<T>>(p, shared_memory_limit());
-  const Arguments<T> args{t, p, 0, 0, 1, false};
+  const Arguments<T> args{t, p, 0, 0, 1, static_cast<int>(shape.channels / p.groups), false};
   cudaError_t error;
   if (p.shape.channels_last) {
     error = vectors ? run<T, W, true>(args, stream) : run<T, 1, true>(args, stream);

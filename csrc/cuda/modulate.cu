@@ -1,5 +1,7 @@
 #include "cuda/modulate.cuh"
 
+#include "cuda/vector_io.cuh"
+
 namespace strucfast::cuda {
 namespace {
 
@@ -14,8 +16,8 @@ struct Place {
   __device__ __forceinline__ Place(int64_t at, const Shape& shape, const Divider& spatial, const Divider& channels) {
     const Divider& inner = ChannelsLast ? channels : spatial;
     const Divider& outer = ChannelsLast ? spatial : channels;
-    const auto line = static_cast<int64_t>(inner.quotient(at));
-    sample = static_cast<int64_t>(outer.quotient(line));
+    const int64_t line = inner.quotient(at);
+    sample = outer.quotient(line);
     if constexpr (ChannelsLast) {
       channel = at - line * shape.channels;
       pixel = line - sample * shape.spatial;
@@ -91,8 +93,8 @@ cudaError_t run_forward(const T* x, Operand scale, Operand shift, T* y, Shape sh
   const bool whole = (shape.channels_last ? shape.channels : shape.spatial) % V == 0;
   const auto grid = static_cast<unsigned>(divide_up(vectors, kThreads * kVectors));
   const auto kernel = shape.channels_last ? modulate_forward_kernel<T, V, true> : modulate_forward_kernel<T, V, false>;
-  return launch(kernel, grid, dim3(kThreads), 0, stream, x, scale, shift, y, shape, Divider(shape.spatial),
-                Divider(shape.channels), vectors, whole);
+  return launch(kernel, grid, dim3(kThreads), 0, stream, x, scale, shift, y, shape, Divider(shape.spatial, shape.size()),
+                Divider(shape.channels, shape.size()), vectors, whole);
 }
 
 }  // namespace

@@ -3,16 +3,10 @@
 
 #include <cstdint>
 
-#include "cuda/vector_io.cuh"
+#include "cuda/types.h"
 
 // y = scale x + shift on x of N samples, C channels and S pixels: contiguous (N,C,S) or channels-last (N,S,C).
 namespace strucfast::cuda {
-
-struct Shape {
-  int64_t batch, channels, spatial;
-  bool channels_last;
-  int64_t size() const { return batch * channels * spatial; }
-};
 
 // One pixel: a channel's parameter is that pixel's own, and only its stride matters.
 inline void simplify_single_pixel(Shape* shape, Operand* operand) {
@@ -25,8 +19,6 @@ inline void simplify_single_pixel(Shape* shape, Operand* operand) {
 inline Shape flatten_if_elementwise(Shape shape, bool scale_per_pixel, bool shift_per_pixel) {
   return scale_per_pixel && shift_per_pixel ? Shape{1, 1, shape.size(), false} : shape;
 }
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // T: float, double, BFloat16, Float16.
 template <typename T>

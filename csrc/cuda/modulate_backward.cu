@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/reduce.cuh"
+#include "cuda/vector_io.cuh"
 
 namespace strucfast::cuda {
 namespace {
@@ -20,6 +21,7 @@ struct BackwardArguments {
   T* dx;
   Gradient dscale, dshift;
   Shape shape;
+  Divider by_channels;
   int64_t chunks, chunk;
   Compute<T>* workspace;
   // Whether any gradient is a sum over pixels.
@@ -85,14 +87,14 @@ __global__ void __launch_bounds__(kThreads) modulate_backward_rows_kernel(Backwa
   using A = Compute<T>;
   __shared__ A scratch[2][kThreads / 32];
   const int team = blockDim.x;
-  const int64_t rows = p.shape.batch * p.shape.channels, row_block = blockIdx.x / p.chunks;
+  const int64_t rows = p.shape.batch * p.shape.channels, row_block = blockIdx.x / static_cast<unsigned>(p.chunks);
   const int64_t chunk = blockIdx.x - row_block * p.chunks, row = row_block * blockDim.y + threadIdx.y;
   A scale_sum[V] = {}, shift_sum[V] = {};
   if (row < rows) {
     const int64_t base = row * p.shape.spatial, end = min(p.shape.spatial / V, (chunk + 1) * p.chunk);
     A scale[V] = {};
     if (p.dx != nullptr && !p.scale.per_pixel) {
-      const int64_t sample = row / p.shape.channels;
+      const int64_t sample = p.by_channels.quotient(row);
       const A value = load_operand<T>(p.scale, sample * p.scale.stride + row - sample * p.shape.channels);
 #pragma unroll
       for (int j = 0; j < V; ++j) scale[j] = value;
@@ -144,8 +146,8 @@ __global__ void __launch_bounds__(kThreads) modulate_backward_channels_last_kern
   __shared__ A scratch[2][kThreads * V];
   const int lanes = blockDim.x, pixels = blockDim.y;
   const int64_t channel_vectors = p.shape.channels / V, tiles = (channel_vectors + lanes - 1) / lanes;
-  const int64_t column = blockIdx.x / p.chunks, chunk = blockIdx.x - column * p.chunks;
-  const int64_t sample = column / tiles, vector = (column - sample * tiles) * lanes + threadIdx.x;
+  const int64_t column = blockIdx.x / static_cast<unsigned>(p.chunks), chunk = blockIdx.x - column * p.chunks;
+  const int64_t sample = static_cast<unsigned>(column) / static_cast<unsigned>(tiles), vector = (column - sample * tiles) * lanes + threadIdx.x;
   const int64_t end = min(p.shape.spatial, (chunk + 1) * p.chunk);
   A scale_sum[V] = {}, shift_sum[V] = {};
   if (vector < channel_vectors) {
@@ -279,7 +281,8 @@ cudaError_t modulate_backward(const T* grad, const T* x, Operand scale, T* dx, G
   vectors = vectors && aligned_16(grad) && aligned_16(x) && aligned_16(dx) && aligned_16(dscale.data) && aligned_16(dshift.data);
   vectors = vectors && (vectors_fit<V>(scale) || (!scale.per_pixel && !shape.channels_last));
   const bool sums = (dscale.data != nullptr && !dscale.per_pixel) || (dshift.data != nullptr && !dshift.per_pixel);
-  const BackwardArguments<T> p{grad, x, scale, dx, dscale, dshift, shape, 1, 0, workspace, sums};
+  const Divider by_channels(shape.channels, shape.batch * shape.channels);
+  const BackwardArguments<T> p{grad, x, scale, dx, dscale, dshift, shape, by_channels, 1, 0, workspace, sums};
   return vectors ? run_backward<T, V>(p, stream) : run_backward<T, 1>(p, stream);
 }
 

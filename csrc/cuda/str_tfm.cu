@@ -36,7 +36,7 @@ __device__ __forceinline__ T map_scale_any(ScaleMap map, T logit) {
 template <typename T, typename Tile>
 __global__ void __launch_bounds__(kTileThreads) str_tfm_forward_kernel(ForwardArguments<T> args) {
   const StrTfmLayers<T>& layers = args.layers;
-  const int64_t variable = blockIdx.x / args.tiles;
+  const int64_t variable = blockIdx.x / static_cast<unsigned>(args.tiles);
   const int64_t first_sample = (blockIdx.x - variable * args.tiles) * Tile::kSamples;
   const auto samples = static_cast<int>(min(layers.samples - first_sample, static_cast<int64_t>(Tile::kSamples)));
 

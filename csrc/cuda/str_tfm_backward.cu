@@ -32,7 +32,7 @@ __device__ __forceinline__ T scale_slope_any(ScaleMap map, T scale) {
 template <typename T, typename Tile>
 __global__ void __launch_bounds__(kTileThreads) str_tfm_delta_kernel(BackwardArguments<T> args) {
   const StrTfmLayers<T>& layers = args.layers;
-  const int64_t variable = blockIdx.x / args.tiles;
+  const int64_t variable = blockIdx.x / static_cast<unsigned>(args.tiles);
   const int64_t first_sample = (blockIdx.x - variable * args.tiles) * Tile::kSamples;
   const auto samples = static_cast<int>(min(layers.samples - first_sample, static_cast<int64_t>(Tile::kSamples)));
 
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_weights_kernel(BackwardA
   __shared__ __align__(16) T deltas[kEdge * kEdge];
   __shared__ __align__(16) T inputs[kEdge * (kEdge + 4)];
   const StrTfmLayers<T>& layers = args.layers;
-  const int64_t variable = blockIdx.x / tiles_per_variable;
+  const int64_t variable = blockIdx.x / static_cast<unsigned>(tiles_per_variable);
   auto tile = static_cast<int>(blockIdx.x - variable * tiles_per_variable);
   int layer = 0, rows = 0, columns = 0, wide = 0;
   int64_t offset = 0;

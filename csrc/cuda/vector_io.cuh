@@ -32,30 +32,6 @@ __device__ __forceinline__ void store_values(T* to, const A (&values)[V]) {
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
 }
 
-inline bool aligned_16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
-// A parameter tensor (scale, shift, weight, bias): of x's type or float32, null when absent. Per channel it is read at
-// sample * stride + channel (a slice of a bank of scales needs no copy), per pixel where x is read.
-struct Operand {
-  const void* data = nullptr;
-  int64_t stride = 0;
-  bool float32 = true;
-  bool per_pixel = false;
-};
-
-// Whether every row of a parameter can be read in vectors of V.
-template <int V>
-bool vectors_fit(const Operand& operand) {
-  return aligned_16(operand.data) && (operand.per_pixel || operand.stride % V == 0);
-}
-
-// A parameter's gradient, in the parameter's type; null when nobody asked for it.
-struct Gradient {
-  void* data = nullptr;
-  bool float32 = true;
-  bool per_pixel = false;
-};
-
 template <typename T>
 __device__ __forceinline__ Compute<T> load_operand(const Operand& operand, int64_t index) {
   if (operand.float32) return static_cast<Compute<T>>(static_cast<const float*>(operand.data)[index]);

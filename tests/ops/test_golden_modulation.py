@@ -12,6 +12,7 @@ from strucfast.reference._activations import activate
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/modulation.json").read_text())["cases"]
 BACKENDS = ["reference", *(["cpp"] if _native.missing("cpu") is None else [])]
+BACKENDS += ["cuda"] if _native.missing("cuda") is None else []
 BACKENDS += ["triton"] if _native.missing("triton") is None else []
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

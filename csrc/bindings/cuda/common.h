@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "cuda/modulate.cuh"
+#include "cuda/types.h"
 
 // tests/cuda builds these files a second time, against its emulator and for CPU tensors.
 #if defined(STRUCFAST_CUDA_EMULATOR)

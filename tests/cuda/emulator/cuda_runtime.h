@@ -84,9 +84,11 @@ struct State {
   size_t shared_limit = 227 * 1024;
   uint64_t random = 1;
   uint64_t progress = 0;
+  uint64_t launches = 0;
 };
 
-inline State& state() {
+// One for the whole library, although every file is compiled with hidden symbols.
+__attribute__((visibility("default"))) inline State& state() {
   static State instance;
   return instance;
 }
@@ -200,6 +202,7 @@ inline cudaError_t run(const std::function<void()>& body, unsigned grid, dim3 bl
   const unsigned threads = block.x * block.y * block.z;
   if (grid == 0 || threads == 0 || threads > 1024 || shared_bytes > s.shared_limit) return cudaErrorInvalidConfiguration;
   s.error.clear();
+  ++s.launches;
   s.body = &body;
   if (s.fibers.size() < threads) s.fibers.resize(threads);
   s.warps.assign((threads + 31) / 32, Warp());
