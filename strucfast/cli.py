@@ -15,7 +15,6 @@ import tyro
 from .training.config import ConfigError, TrainConfig, near, preset, presets
 
 if TYPE_CHECKING:
-    import torch
 
     from .training import Run
 
@@ -93,7 +92,7 @@ def _usage() -> str:
 
 @dataclass
 class TrainOptions:
-    """Train a model: PRESET, a config.yaml, or (with --resume) a run folder; every field of the configuration is an option."""
+    """Train a model: PRESET, a config.yaml, or (with --resume) a run folder. Each field of the config is an option."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     # run folder; default: runs/PRESET
@@ -114,7 +113,7 @@ def _train(arguments: list[str]) -> int:
     options = _parse(TrainOptions, rest, f"strucfast train {target or 'PRESET'}", TrainOptions(config))
     config = options.config
     config.check("command line")
-    from .training import Run, Trainer, train_seeds
+    from .training import Trainer, train_seeds
     from .training.seeds import summary_table
 
     if config.train.seeds:
@@ -367,7 +366,8 @@ def _data_info(spec: Positional[str] = "shapes3d", image_size: int = 64) -> None
     from . import data
 
     dataset = data.build(spec, image_size=image_size)
-    print(f"name     {dataset.name}\nimages   {len(dataset):,}\nshape    {' x '.join(map(str, dataset.image_shape))} uint8")
+    shape = " x ".join(map(str, dataset.image_shape))
+    print(f"name     {dataset.name}\nimages   {len(dataset):,}\nshape    {shape} uint8")
     for name, size in zip(dataset.factor_names, dataset.factor_sizes, strict=True):
         print(f"factor   {name} ({size})")
     if not dataset.factor_names:

@@ -126,7 +126,8 @@ def test_options_reach_the_run(trained):
 def test_overrides_add_to_those_of_the_preset(monkeypatch):
     default = TrainConfig()
     default.model.overrides = {"width": 16, "blocks": 6}
-    arguments = ["--model.overrides", "width=32", "hidden=[4,5]", "--optim.betas", "0.5", "0.9", "--train.seeds", "1", "2"]
+    arguments = ["--model.overrides", "width=32", "hidden=[4,5]", "--optim.betas", "0.5", "0.9"]
+    arguments += ["--train.seeds", "1", "2"]
     options = cli._parse(cli.TrainOptions, arguments, "test", cli.TrainOptions(default))
     assert options.config.model.overrides == {"width": 32, "blocks": 6, "hidden": [4, 5]}
     assert options.config.optim.betas == (0.5, 0.9)

@@ -29,7 +29,20 @@ _HOMES = {
     "train_seeds": "seeds",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "Evaluation",
+    "NonFinite",
+    "Run",
+    "RunFolderError",
+    "TrainConfig",
+    "Trainer",
+    "evaluate_run",
+    "preset",
+    "presets",
+    "train_seeds",
+]
 
 
 def __getattr__(name: str) -> Any:

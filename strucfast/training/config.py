@@ -276,7 +276,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             raise wrong from None
-    if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
+    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise wrong
     return value
 
@@ -288,8 +288,8 @@ def _describe(hint: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join("null" if a is type(None) else _describe(a) for a in arguments)
     if origin is tuple:
-        many = arguments[-1] is Ellipsis
-        return f"a list of {_describe(arguments[0])}s" if many else f"a list of {len(arguments)} {_describe(arguments[0])}s"
+        count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return f"a list of {count}{_describe(arguments[0])}s"
     if origin is dict:
         return "a mapping with names as keys"
     return {float: "number", int: "integer", str: "string", bool: "true or false"}.get(hint, str(hint))
@@ -305,7 +305,8 @@ def near(name: str, known: typing.Iterable[str]) -> str:
 
 
 # the models of strucfast.models.list(); spelt out so that a configuration needs no torch (a test compares)
-PAPER_MODELS = ("ae", "vae", "beta-vae", *(f"{family}-{k}" for family in ("sae", "adaae") for k in (2, 3, 4, 6, 12, 16)))
+_STRUCTURAL = tuple(f"{family}-{k}" for family in ("sae", "adaae") for k in (2, 3, 4, 6, 12, 16))
+PAPER_MODELS = ("ae", "vae", "beta-vae", *_STRUCTURAL)
 
 
 def presets() -> tuple[str, ...]:
@@ -314,7 +315,7 @@ def presets() -> tuple[str, ...]:
 
 
 def preset(name: str) -> TrainConfig:
-    """The configuration called ``name``: a model at the settings of the SAE paper (Leeb et al., appendix A.2), or "demo".
+    """The configuration called ``name``: "demo", or a model at the settings of the SAE paper (Leeb et al., A.2).
 
     64 px: batch 128, 100,000 steps. 128 px (sae-16): batch 32, 200,000 steps. Adam 5e-4, betas 0.9 and 0.999.
     ``sae-k`` and ``adaae-k`` are known for every k.

@@ -44,11 +44,12 @@ class Engine:
         model: a strucfast.models.Autoencoder, or anything with its ``loss`` and ``optimizers``.
         config: sections optim and train are used.
         device: where to train.
-        world: the processes that train together; gradients are averaged over them.
+        world: the processes that train together, none for this one alone; gradients are averaged over them.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, world: World = World()) -> None:
-        self.config, self.device, self.world = config, device, world
+    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, world: World | None = None) -> None:
+        self.config, self.device = config, device
+        self.world = world = world or World()
         self.layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model = model.to(device=device).to(memory_format=self.layout)
         self.names = {parameter: name for name, parameter in model.named_parameters()}

@@ -94,7 +94,8 @@ def evaluate_run(
     dataset = run.dataset()
     indices = run.splits()[2]
     if len(indices) > num_images:
-        indices = np.sort(np.random.Generator(np.random.Philox(key=[seed, 2])).choice(indices, num_images, replace=False))
+        generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
+        indices = np.sort(generator.choice(indices, num_images, replace=False))
     began = time.perf_counter()
     codes, errors = encode(model, dataset, indices)
     seconds = {"encoding": time.perf_counter() - began}
@@ -165,7 +166,8 @@ def stored_codes(run: Run, model: nn.Module, count: int = 128, seed: int = 0) ->
     """Codes (count, D) of training images, as hybrid sampling stores them (SAE paper, section 2.2: 128)."""
     indices = run.splits()[0]
     if len(indices) > count:
-        indices = np.sort(np.random.Generator(np.random.Philox(key=[seed, 3])).choice(indices, count, replace=False))
+        generator = np.random.Generator(np.random.Philox(key=[seed, 3]))
+        indices = np.sort(generator.choice(indices, count, replace=False))
     return torch.from_numpy(encode(model, run.dataset(), indices)[0])
 
 

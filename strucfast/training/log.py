@@ -158,6 +158,6 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """1:02:03 or 2:03."""
-    seconds = int(round(seconds))
+    seconds = round(seconds)
     hours, rest = divmod(seconds, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

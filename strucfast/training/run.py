@@ -44,7 +44,7 @@ class Run:
         return [Run(self.path / f"seed-{seed}") for seed in self.config.train.seeds]
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl: step, split ("train" or "validation"), loss, its terms, images_per_s, seconds."""
+        """The records of metrics.jsonl: step, split ("train" | "validation"), loss and terms, images_per_s, seconds."""
         return read_history(self.path / "metrics.jsonl")
 
     def checkpoint(self, which: str = "best") -> Path:

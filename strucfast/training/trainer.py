@@ -59,7 +59,7 @@ class Trainer:
     ) -> None:
         config.check()
         if config.train.seeds:
-            raise ConfigError("train.seeds: a Trainer trains one seed (train.seed); use training.train_seeds for several")
+            raise ConfigError("train.seeds: a Trainer trains one seed (train.seed); train_seeds trains several")
         self.config = config = TrainConfig.from_dict(config.to_dict())
         self.folder = Path(run_dir)
         self.device = resolve_device(config.train.device)
@@ -166,7 +166,7 @@ class Trainer:
     def _loop(self, history: History | None, signals: _Signals) -> None:
         train, every = self.config.train, self.config.log.every
         limit = 60 * train.max_minutes
-        if self.step >= train.steps or limit and self.seconds >= limit:
+        if self.step >= train.steps or (limit and self.seconds >= limit):
             self.log.info(f"nothing to do: the run has {self.step} steps and {self.seconds / 60:.1f} minutes already")
             return
         began = time.perf_counter() - self.seconds
@@ -195,7 +195,8 @@ class Trainer:
                 read = log_due or eval_due or save_due or self.step % read_every == 0
                 if not read and not (signals.received and self.world.size == 1):
                     continue
-                rows, stop, time_up = self._read(pending, signals.received, limit and time.perf_counter() - began >= limit)
+                over = bool(limit) and time.perf_counter() - began >= limit
+                rows, stop, time_up = self._read(pending, signals.received, over)
                 pending = []
                 self.interrupted = stop or None
                 sums = rows.sum(0) + (sums if summed else 0)
@@ -215,7 +216,8 @@ class Trainer:
                     self._validate_and_keep_best(history, began)
                     validated = self.step
                 minutes = (time.perf_counter() - last_saved) / 60
-                if save_due or self.world.is_main and train.checkpoint_minutes and minutes >= train.checkpoint_minutes:
+                by_clock = self.world.is_main and 0 < train.checkpoint_minutes <= minutes
+                if save_due or by_clock:
                     self._save(self._last, began)
                     last_saved = time.perf_counter()
                 lost_time += time.perf_counter() - paused
@@ -232,7 +234,8 @@ class Trainer:
             self.log.info(f"stopped by {name} after step {self.step}, checkpoint written; go on with: {again}")
         else:
             reason = "time limit" if self.step < train.steps else "done"
-            self.log.info(f"{reason}: {self.step} steps in {self.seconds:.1f} s, best validation loss {self.best_loss:.6g}")
+            best = f"best validation loss {self.best_loss:.6g}"
+            self.log.info(f"{reason}: {self.step} steps in {self.seconds:.1f} s, {best}")
 
     def _read(self, pending: list[torch.Tensor], stop: int, time_up: bool) -> tuple[np.ndarray, int, bool]:
         """The terms (steps, T) of the steps since the last read, and whether to stop, agreed between the processes."""

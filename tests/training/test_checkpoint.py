@@ -116,7 +116,7 @@ def test_failure_at_any_step_keeps_the_old_checkpoint(tmp_path, monkeypatch, ste
         rename = os.rename
         # the first rename sets the old one aside; the second puts the new one in place
         monkeypatch.setattr(os, "rename", lambda a, b: fail() if str(a).endswith(".tmp") else rename(a, b))
-    with pytest.raises(RunFolderError, match="cannot write .*last: No space left on device"):
+    with pytest.raises(RunFolderError, match=r"cannot write .*last: No space left on device"):
         save(tmp_path / "last", make(2.0))
     monkeypatch.undo()
     assert load(tmp_path / "last").model["weight"].max() == 1.0
@@ -130,7 +130,7 @@ def test_file_size_limit_stands_for_a_full_disk(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
     try:
-        with pytest.raises(RunFolderError, match="cannot write .*last: File too large"):
+        with pytest.raises(RunFolderError, match=r"cannot write .*last: File too large"):
             save(tmp_path / "last", big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -153,7 +153,11 @@ def test_copy_into_names_the_tensor():
 def test_write_file_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     _files.write_file(path, "old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RunFolderError, match=r"cannot write .*a\.json: No space left"):
         _files.write_file(path, "new")
     assert path.read_text() == "old"

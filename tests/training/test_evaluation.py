@@ -85,7 +85,12 @@ def test_report_reuses_the_codes_of_the_same_checkpoint(run, monkeypatch):
     evaluate_run(run, num_images=100)
     seen = {}
     write = plots.write_report
-    monkeypatch.setattr(plots, "write_report", lambda path, **options: (seen.update(options), write(path, **options))[1])
+
+    def remember(path, **options):
+        seen.update(options)
+        return write(path, **options)
+
+    monkeypatch.setattr(plots, "write_report", remember)
     monkeypatch.setattr(report, "evaluate_run", lambda *_: pytest.fail("evaluated again"))
     page = write_run_report(run)
     assert page == run.path / "report.html"

@@ -29,8 +29,9 @@ def wait_for(condition, process, seconds=90):
 
 
 def start(config, folder, *options):
-    config.save(folder.with_suffix(".yaml"))
-    command = [sys.executable, "-m", "strucfast", "train", str(folder.with_suffix(".yaml")), "--out", str(folder), *options]
+    file = folder.with_suffix(".yaml")
+    config.save(file)
+    command = [sys.executable, "-m", "strucfast", "train", str(file), "--out", str(folder), *options]
     return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
@@ -80,8 +81,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(tiny, tmp_path):
         pytest.skip("this torch has no torch.distributed")
     config = tiny(train__batch_size=4, train__steps=6, optim__grad_clip=50.0, optim__learning_rate=1e-3)
     config.save(tmp_path / "config.yaml")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "strucfast"]
-    command += ["train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "two")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "strucfast", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "two")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run folder:") == 1

@@ -36,7 +36,7 @@ def test_a_run_and_what_it_leaves(tiny, tmp_path):
     assert {"step", "split", "loss", "reconstruction", "images_per_s", "seconds", "learning_rate"} <= set(record)
     assert record["images_per_s"] > 0
     log = (run.path / "run.log").read_text()
-    for text in ("threads: 1", "allocator: ", "layout: channels_last", "precision: float32", "shapes3d", "done: 12 steps"):
+    for text in ("threads: 1", "allocator: ", "channels_last", "precision: float32", "shapes3d", "done: 12 steps"):
         assert text in log
     assert run.config.model.channels == 3
     assert run.scalars("last")["step"] == 12
@@ -390,7 +390,9 @@ def test_torch_compile(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: run `make gpu`")
-@pytest.mark.parametrize("changes", [{}, {"train__cuda_graph": True, "train__precision": "bf16"}, {"data__on_device": "no"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"train__cuda_graph": True, "train__precision": "bf16"}, {"data__on_device": "no"}]
+)
 def test_on_cuda(tiny, tmp_path, changes):
     config = tiny(train__device="cuda", train__steps=60, train__batch_size=32, optim__ema=0.9, **changes)
     run = Trainer(config, tmp_path / "run").fit()
