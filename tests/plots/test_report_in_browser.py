@@ -49,7 +49,10 @@ window.addEventListener("load", function () { setTimeout(function () {
     slider.dispatchEvent(new Event("input"));
     return [player.src === frames[value].src, row.querySelector("output").textContent, frames[value].className];
   });
+  var plot = document.querySelector(".plot"), box = plot.getBoundingClientRect();
+  plot.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width / 2, clientY: box.top + 9}));
   var facts = {
+    readout: plot.querySelector(".readout").innerText,
     images: Array.from(document.images, function (image) { return [image.naturalWidth, image.clientWidth]; }),
     text: document.body.innerText, errors: errors, shown: shown,
     requests: performance.getEntriesByType("resource").map(function (entry) { return entry.name; })
@@ -115,6 +118,8 @@ def test_every_picture_decodes_and_the_sliders_flip_frames(report, tmp_path):
     assert seen["errors"] == [] and seen["requests"] == []
     first, last = seen["shown"]
     assert first[0] and last[0] and float(first[1]) < float(last[1])
+    # half way between steps 10 and 500
+    assert re.fullmatch(r"train  1\.[23]\d  at 2[56]0\nvalidation  1\.2\d  at 300", seen["readout"]), seen["readout"]
     assert first[2].endswith("now") and last[2].endswith("now")
     assert len(seen["plots"]) == 4 and min(seen["plots"]) > 150
     for words in (
