@@ -180,7 +180,7 @@ def traversals(
     if labels is not None and len(labels) != len(result.base):
         raise ValueError(f"labels: expected {len(result.base)} names, one per latent variable, got {len(labels)}")
     rows = len(result.dims)
-    figure = Figure(figsize=(1.0 + 0.75 * steps, 0.8 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(0.9 + 0.64 * steps, 0.8 * rows + 0.3), layout="constrained")
     for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
         strip = image_grid(result.frames[row], columns=steps)
         axes.imshow(np.repeat(strip, 3, axis=2) if strip.shape[2] == 1 else strip, interpolation="nearest")
