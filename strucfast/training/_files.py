@@ -88,4 +88,8 @@ def recover_folder(path: Path) -> None:
     path = Path(path)
     old = path.with_name(f".{path.name}.old")
     if not path.exists() and old.exists():
-        os.rename(old, path)
+        try:
+            os.rename(old, path)
+        except FileNotFoundError:
+            # another process of the same run was faster
+            pass

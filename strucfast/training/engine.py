@@ -73,7 +73,8 @@ class Engine:
             (T,) float32 on the device: the terms named by ``term_names``, "loss" first. Nothing waits for the GPU.
         """
         # the noise of a step depends on its number alone: resuming needs no generator's state
-        torch.manual_seed(step_seed(self.config.train.seed, step, self.world.rank))
+        seed = step_seed(self.config.train.seed, step, self.world.rank)
+        torch.manual_seed(seed)
         for optimizer, rates in zip(self.optimizers, self._base_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 if isinstance(group["lr"], Tensor):
@@ -87,6 +88,7 @@ class Engine:
             return self._compute(images)
         if self._graph is None:
             self._capture(images)
+            torch.manual_seed(seed)
         self._static_images.copy_(images)
         self._graph.replay()
         return self._static_terms.clone()

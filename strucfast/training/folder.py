@@ -15,15 +15,19 @@ _WRITTEN = (
 )  # fmt: skip
 
 
-def claim(path: Path, resume: bool = False, overwrite: bool = False) -> None:
-    """Make ``path`` ready to be a run folder.
+def claim(path: Path, resume: bool = False, overwrite: bool = False) -> Lock:
+    """Make ``path`` ready to be a run folder, and lock it.
 
     Args:
         resume: there must be a run to go on with.
         overwrite: remove what a former run wrote there, and only that.
 
+    Returns:
+        The lock, to be released when nothing more is written.
+
     Raises:
-        RunFolderError: it holds a run (or other files) already, holds none to resume, or cannot be written.
+        RunFolderError: it holds a run (or other files) already, holds none to resume, cannot be written, or another
+            process is training there.
     """
     is_run = (path / CONFIG).is_file()
     if resume:
@@ -36,8 +40,10 @@ def claim(path: Path, resume: bool = False, overwrite: bool = False) -> None:
             raise RunFolderError(f"{path}: holds a run already; go on with it (--resume) or replace it (--overwrite)")
         if not is_run and any(entry.name != ".lock" for entry in path.iterdir()):
             raise RunFolderError(f"{path}: is not empty and holds no run; choose another folder (--out)")
+    lock = None
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(path)
         if overwrite and is_run and not resume:
             for entry in [path / name for name in _WRITTEN] + list(path.glob("seed-*")):
                 if entry.is_dir() and not entry.is_symlink():
@@ -48,7 +54,12 @@ def claim(path: Path, resume: bool = False, overwrite: bool = False) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
+        if lock is not None:
+            lock.release()
+        if isinstance(error, RunFolderError):
+            raise
         raise RunFolderError(f"cannot write to the run folder {path}: {error.strerror or error}") from error
+    return lock
 
 
 class Lock:

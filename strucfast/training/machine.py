@@ -70,6 +70,17 @@ def physical_cores() -> int:
     return max(count, 1)
 
 
+def cpu_name() -> str:
+    """The processor's name as the system has it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def resolve_device(name: str):
     """"auto", "cpu", "cuda" or "cuda:N" as a torch.device.
 

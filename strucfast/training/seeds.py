@@ -30,7 +30,14 @@ def train_seeds(
     if not config.train.seeds:
         raise ConfigError("train.seeds: expected at least one seed")
     folder = Path(run_dir)
-    claim(folder, resume, overwrite)
+    lock = claim(folder, resume, overwrite)
+    try:
+        return _train_all(config, folder, resume, num_images)
+    finally:
+        lock.release()
+
+
+def _train_all(config: TrainConfig, folder: Path, resume: bool, num_images: int) -> dict[str, Any] | int:
     config.save(folder / CONFIG)
     figures: dict[str, list[float]] = {}
     for seed in config.train.seeds:

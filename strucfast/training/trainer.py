@@ -24,7 +24,7 @@ from .distributed import join
 from .engine import Engine, NonFinite, learning_rate_factor
 from .folder import CONFIG, Lock, claim
 from .log import History, Progress, RunLog
-from .machine import describe_allocator, resolve_device, set_threads
+from .machine import cpu_name, describe_allocator, resolve_device, set_threads
 from .run import Run
 
 
@@ -70,8 +70,19 @@ class Trainer:
         self.best_loss = math.inf
         self.interrupted: int | None = None
         self._saved_step: int | None = None
+        self._lock: Lock | None = None
+        try:
+            self._prepare(resume, overwrite, model, dataset, threads)
+        except BaseException:
+            self._release()
+            raise
 
-        # whatever can be refused is refused before the folder is touched
+    def _prepare(self, resume: bool, overwrite: bool, model: nn.Module | None, dataset: Any, threads: int) -> None:
+        config = self.config
+        # a run to go on with is locked before it is read; of a new one, what can be refused is refused before
+        # anything is written
+        if resume and self.world.is_main:
+            self._lock = claim(self.folder, resume=True)
         if dataset is None:
             from .. import data
 
@@ -95,15 +106,17 @@ class Trainer:
             self.step, self.seconds, self.best_loss = scalars["step"], scalars["seconds"], scalars["best_loss"]
             self._saved_step = self.step
 
-        self._lock = None
         if self.world.is_main:
-            claim(self.folder, resume, overwrite)
-            self._lock = Lock(self.folder)
+            self._lock = self._lock or claim(self.folder, overwrite=overwrite)
             config.save(self.folder / CONFIG)
         self.world.barrier()
         main = self.world.is_main
         self.log = RunLog(self.folder / "run.log" if main else None, echo=main and config.log.progress != "none")
         self._say_hello(threads)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def _last(self) -> Path:
@@ -134,8 +147,7 @@ class Trainer:
             if history is not None:
                 history.close()
             self.log.close()
-            if self._lock is not None:
-                self._lock.release()
+            self._release()
         self.world.barrier()
         return Run(self.folder)
 
@@ -324,8 +336,6 @@ class Trainer:
 
     def _read_checkpoint(self) -> checkpoints.Checkpoint | None:
         """The last complete checkpoint of the folder; None if the run was killed before its first."""
-        if not (self.folder / CONFIG).is_file():
-            claim(self.folder, resume=True)
         before, now = TrainConfig.load(self.folder / CONFIG), self.config
         fixed = [("model", f.name) for f in dataclasses.fields(now.model)]
         fixed += [("data", "spec"), ("data", "fractions"), ("data", "split_seed"), ("train", "seed")]
@@ -354,7 +364,7 @@ class Trainer:
 
         config, train = self.config, self.config.train
         count = sum(p.numel() for p in self.engine.model.parameters())
-        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
         layout = "channels_last" if train.channels_last else "contiguous"
         sizes = " / ".join(f"{len(part):,}" for part in self.splits)
         extras = [name for name in ("compile", "cuda_graph") if getattr(train, name)]

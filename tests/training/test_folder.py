@@ -5,8 +5,8 @@ from strucfast.training.folder import CONFIG, Lock, claim
 
 
 def test_new_folder_with_parents(tmp_path):
-    claim(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    claim(tmp_path / "a" / "b").release()
+    assert [entry.name for entry in (tmp_path / "a" / "b").iterdir()] == [".lock"]
 
 
 def test_existing_run_is_refused_and_replaced_only_when_asked(tmp_path):
@@ -17,10 +17,14 @@ def test_existing_run_is_refused_and_replaced_only_when_asked(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunFolderError, match=r"holds a run already; go on with it .--resume. or replace"):
         claim(tmp_path)
-    claim(tmp_path, resume=True)
+    lock = claim(tmp_path, resume=True)
     assert (tmp_path / "metrics.jsonl").exists()
-    claim(tmp_path, overwrite=True)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(RunFolderError, match="another process is training there"):
+        claim(tmp_path, overwrite=True)
+    assert (tmp_path / "metrics.jsonl").exists()
+    lock.release()
+    claim(tmp_path, overwrite=True).release()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "notes.txt"]
 
 
 def test_other_peoples_folders_are_not_touched(tmp_path):
