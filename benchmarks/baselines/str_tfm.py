@@ -1,6 +1,7 @@
 """What the fused Str-Tfm bank is measured against: a loop of MLP modules, and one batched matrix product per layer."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class LoopStrTfm(nn.Module):
         self.mlps = nn.ModuleList()
         for _ in range(num_variables):
             layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
-            for fan_in, fan_out in zip(widths[1:-1], widths[2:]):
+            for fan_in, fan_out in pairwise(widths[1:]):
                 layers += [_ACTIVATION_MODULES[activation](), nn.Linear(fan_in, fan_out)]
             self.mlps.append(nn.Sequential(*layers))
 

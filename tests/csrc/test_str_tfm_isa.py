@@ -1,6 +1,7 @@
 """The torch-free Str-Tfm kernels at every x86-64 level that this CPU has, against float64 numpy."""
 
 import ctypes
+import itertools
 import os
 import platform
 import shutil
@@ -74,7 +75,9 @@ def kernels(request, tmp_path_factory):
     source.write_text(WRAPPER)
     # The fixed level replaces the choice that the loader makes in the product.
     level = [f"-march={request.param}", "-mprefer-vector-width=512", "-DSF_NO_CLONES", f"-I{ROOT}"]
-    subprocess.run([CXX, *FLAGS, *level, str(source), str(ROOT / "csrc/cpu/str_tfm.cpp"), "-o", str(library)], check=True)
+    subprocess.run(
+        [CXX, *FLAGS, *level, str(source), str(ROOT / "csrc/cpu/str_tfm.cpp"), "-o", str(library)], check=True
+    )
     return ctypes.CDLL(str(library))
 
 
@@ -113,7 +116,7 @@ def map_scale(name, a):
 def reference(u, weights, biases, grad_scale, grad_shift, activation, scale_map):
     """Everything in float64; u (N, d, k)."""
     hidden, pre, slopes = [u.transpose(1, 0, 2)], [], []
-    for layer, (weight, bias) in enumerate(zip(weights, biases)):
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if layer > 0:
             value, slope = activate(activation, pre[-1])
             hidden.append(value)
@@ -163,7 +166,7 @@ def run(library, u, weights, biases, grad_scale, grad_shift, activation, scale_m
 
 def make_case(n, d, widths, dtype, seed=0):
     rng = np.random.default_rng(seed)
-    weights = [(rng.standard_normal((d, o, i)) / np.sqrt(i)).astype(dtype) for i, o in zip(widths, widths[1:])]
+    weights = [(rng.standard_normal((d, o, i)) / np.sqrt(i)).astype(dtype) for i, o in itertools.pairwise(widths)]
     biases = [(0.3 * rng.standard_normal((d, o))).astype(dtype) for o in widths[1:]]
     # A transposed view: the kernel must honour the strides of u.
     u = rng.standard_normal((widths[0], d, n)).astype(dtype).transpose(2, 1, 0)
@@ -185,7 +188,7 @@ def check(results, case, activation, scale_map):
     # A few hundred terms a sum, four layers deep, then exp: some tens of eps of the largest value.
     tolerance = 64 * np.finfo(u.dtype).eps
     assert len(results) in (2, len(exact))
-    for got, want in zip(results, exact):
+    for got, want in zip(results, exact, strict=True):
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max(initial=0.0)))
 

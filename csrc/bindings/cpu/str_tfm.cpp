@@ -1,18 +1,17 @@
 #include "../../cpu/str_tfm.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/Dispatch_v2.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
 #include <tuple>
-#include <vector>
 
-using torch::stable::Tensor;
+#include "common.h"
 
 namespace {
+
+using strucfast::bindings::empty;
+using strucfast::bindings::no_tensor;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
 
 // Below this many multiplications a second thread costs more than it brings (libgomp barriers under load).
 constexpr int64_t kWorkPerThread = 1 << 19;
@@ -90,7 +89,7 @@ void run_forward(const Tensor& u, const std::vector<Tensor>& weights, const std:
   const int64_t units = shape.num_variables * shape.num_tiles();
   const int64_t slots = num_slots(units, shape.multiplications());
   const int64_t scratch_size = cache_lines(strucfast::str_tfm_forward_scratch(shape));
-  const Tensor scratch = torch::stable::new_empty(u, {slots * scratch_size});
+  const Tensor scratch = empty({slots * scratch_size}, u.scalar_type());
   for_ranges(units, slots, static_cast<T*>(scratch.mutable_data_ptr()), scratch_size,
              [&](int64_t begin, int64_t end, T* memory) { strucfast::str_tfm_forward(op, begin, end, memory); });
 }
@@ -103,14 +102,14 @@ std::tuple<Tensor, Tensor, Tensor> str_tfm(const Tensor& u, std::vector<Tensor> 
   const strucfast::StrTfmShape shape = shape_of(u, widths);
   const int64_t n = shape.num_samples;
   const int64_t d = shape.num_variables;
-  const Tensor scale = torch::stable::new_empty(u, {n, d, widths.back() / 2});
-  const Tensor shift = torch::stable::new_empty(u, {n, d, widths.back() / 2});
-  const Tensor saved = save ? torch::stable::new_empty(u, {d, n, shape.hidden_width()})
-                            : torch::stable::new_empty(u, {0});
+  const ScalarType dtype = u.scalar_type();
+  const Tensor scale = empty({n, d, widths.back() / 2}, dtype);
+  const Tensor shift = empty({n, d, widths.back() / 2}, dtype);
+  const Tensor saved = save ? empty({d, n, shape.hidden_width()}, dtype) : no_tensor(dtype);
   if (n > 0 && d > 0) {
     THO_DISPATCH_V2(u.scalar_type(), "str_tfm", AT_WRAP([&] {
       run_forward<scalar_t>(u, weights, biases, shape, activation, scale_map, scale, shift, saved, save);
-    }), torch::headeronly::ScalarType::Float, torch::headeronly::ScalarType::Double);
+    }), ScalarType::Float, ScalarType::Double);
   }
   return {scale, shift, saved};
 }
@@ -129,7 +128,7 @@ void run_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tens
   const int64_t slots = num_slots(units, 2 * shape.multiplications());
   const int64_t scratch_size = cache_lines(strucfast::str_tfm_backward_scratch(shape));
   const int64_t partials = parameters ? (chunks - 1) * shape.num_variables * shape.num_parameters() : 0;
-  const Tensor memory = torch::stable::new_empty(u, {slots * scratch_size + partials});
+  const Tensor memory = empty({slots * scratch_size + partials}, u.scalar_type());
   T* scratch = static_cast<T*>(memory.mutable_data_ptr());
   const strucfast::StrTfmBackward<T> op{shape,
                                         static_cast<int>(activation),
@@ -156,7 +155,7 @@ void run_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tens
 }
 
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> str_tfm_backward(
-    Tensor grad_scale, Tensor grad_shift, const Tensor& u, std::vector<Tensor> weights, std::vector<Tensor> biases,
+    Tensor grad_scale, Tensor grad_shift, const Tensor& u, std::vector<Tensor> weights, std::vector<Tensor>,
     Tensor scale, Tensor saved, int64_t activation, int64_t scale_map, int64_t mask) {
   weights = all_contiguous(weights);
   if (grad_scale.stride(2) != 1) grad_scale = torch::stable::contiguous(grad_scale);
@@ -165,29 +164,27 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> str_tfm_backward(
   if (!saved.is_contiguous()) saved = torch::stable::contiguous(saved);
   const std::vector<int64_t> widths = layer_widths(u, weights);
   const strucfast::StrTfmShape shape = shape_of(u, widths);
-  const bool empty = shape.num_samples == 0 || shape.num_variables == 0;
-  const Tensor du = (mask & 1) != 0 ? torch::stable::new_empty(u, u.sizes()) : torch::stable::new_empty(u, {0});
+  const bool nothing = shape.num_samples == 0 || shape.num_variables == 0;
+  const ScalarType dtype = u.scalar_type();
+  const Tensor du = (mask & 1) != 0 ? empty({u.size(0), u.size(1), u.size(2)}, dtype) : no_tensor(dtype);
   std::vector<Tensor> dweights;
   std::vector<Tensor> dbiases;
   dweights.reserve(weights.size());
   dbiases.reserve(weights.size());
   for (size_t l = 0; l < weights.size(); ++l) {
-    if ((mask & 2) == 0) {
-      dweights.push_back(torch::stable::new_empty(u, {0}));
-      dbiases.push_back(torch::stable::new_empty(u, {0}));
-    } else if (empty) {
-      dweights.push_back(torch::stable::new_zeros(u, weights[l].sizes()));
-      dbiases.push_back(torch::stable::new_zeros(u, biases[l].sizes()));
-    } else {
-      dweights.push_back(torch::stable::new_empty(u, weights[l].sizes()));
-      dbiases.push_back(torch::stable::new_empty(u, biases[l].sizes()));
+    const bool wanted = (mask & 2) != 0;
+    dweights.push_back(wanted ? empty({shape.num_variables, widths[l + 1], widths[l]}, dtype) : no_tensor(dtype));
+    dbiases.push_back(wanted ? empty({shape.num_variables, widths[l + 1]}, dtype) : no_tensor(dtype));
+    if (wanted && nothing) {
+      torch::stable::zero_(dweights.back());
+      torch::stable::zero_(dbiases.back());
     }
   }
-  if (!empty && (mask & 3) != 0) {
+  if (!nothing && (mask & 3) != 0) {
     THO_DISPATCH_V2(u.scalar_type(), "str_tfm_backward", AT_WRAP([&] {
       run_backward<scalar_t>(grad_scale, grad_shift, u, weights, scale, saved, shape, activation, scale_map, du,
                              dweights, dbiases, mask);
-    }), torch::headeronly::ScalarType::Float, torch::headeronly::ScalarType::Double);
+    }), ScalarType::Float, ScalarType::Double);
   }
   return {du, dweights, dbiases};
 }
