@@ -4,10 +4,12 @@
 dtype. Recording the launches themselves keeps the compiled signatures and specialisations those of a real run.
 """
 
+import argparse
+import json
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -46,8 +48,7 @@ class Variant:
     signature: dict[str, Any]
     constexprs: dict[tuple[int, ...], Any]
     attributes: dict[tuple[int, ...], list[list[Any]]]
-    num_warps: int
-    num_stages: int
+    options: dict[str, Any]
     float64: bool
 
     @property
@@ -58,8 +59,7 @@ class Variant:
             repr(self.signature),
             repr(sorted(self.constexprs.items())),
             repr(sorted(self.attributes.items())),
-            self.num_warps,
-            self.num_stages,
+            repr(self.options),
         )
 
 
@@ -97,8 +97,7 @@ def variant(name: str, launched: dict[str, Any]) -> Variant:
         signature,
         constexprs,
         attributes,
-        launched["num_warps"],
-        launched["num_stages"],
+        launched["options"],
         "fp64" in repr(signature),
     )
 
@@ -277,7 +276,9 @@ def _amd_number(assembly: str, key: str) -> int:
 def compile_for(candidate: Variant, target: str) -> Resources:
     """Compile for a target of ``TARGETS`` and read the resources back."""
     source = ASTSource(candidate.kernel, candidate.signature, candidate.constexprs, candidate.attributes)
-    options = {"num_warps": candidate.num_warps, "num_stages": candidate.num_stages, "enable_fp_fusion": True}
+    options = dict(candidate.options)
+    if TARGETS[target].backend != "cuda":
+        options.pop("maxnreg", None)
     compiled = triton_compile(source, target=TARGETS[target], options=options)
     shared = compiled.metadata.shared
     if "cubin" in compiled.asm:
@@ -295,3 +296,51 @@ def compile_for(candidate: Variant, target: str) -> Resources:
         len(re.findall(r"_f64\b", code)),
         len(re.findall(r"(?:global|buffer)_(?:load|store)_dwordx[24]", code)),
     )
+
+
+def violations(candidate: Variant, target: str, resources: Resources) -> list[str]:
+    """What a shipped kernel must not do: spill, use .f64 instructions without float64 data, ask for too much memory."""
+    found = []
+    if resources.spill_bytes:
+        found.append(f"{resources.spill_bytes} bytes of stack or spills")
+    if resources.float64_instructions and not candidate.float64:
+        found.append(f"{resources.float64_instructions} .f64 instructions without float64 data")
+    if resources.shared_bytes > SHARED_LIMITS[target]:
+        found.append(f"{resources.shared_bytes} bytes of shared memory, the limit is {SHARED_LIMITS[target]}")
+    return found
+
+
+def representatives(candidates: list[Variant]) -> list[Variant]:
+    """One variant per kernel and set of argument types, the layouts taking turns: a quick look at everything."""
+    chosen: dict[tuple[str, str], list[Variant]] = {}
+    for candidate in candidates:
+        types = ",".join(sorted(set(re.findall(r"\*(\w+)", repr(candidate.signature)))))
+        chosen.setdefault((candidate.kernel.__name__, types), []).append(candidate)
+    picked = []
+    for index, group in enumerate(chosen.values()):
+        layout = ("-first-", "-last-")[index % 2]
+        picked.append(next((candidate for candidate in group if layout in candidate.name), group[0]))
+    return picked
+
+
+def main() -> None:
+    """Compile the registry for one target; print one JSON object per kernel."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("target", choices=sorted(TARGETS))
+    parser.add_argument("--full", action="store_true", help="every variant instead of one per kernel and dtype")
+    arguments = parser.parse_args()
+    everything = variants()
+    for candidate in everything if arguments.full else representatives(everything):
+        resources = compile_for(candidate, arguments.target)
+        row = {
+            "name": candidate.name,
+            "kernel": candidate.kernel.__name__,
+            "num_warps": candidate.options["num_warps"],
+            **asdict(resources),
+            "violations": violations(candidate, arguments.target, resources),
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

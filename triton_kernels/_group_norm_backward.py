@@ -135,6 +135,7 @@ def _sums(
     GP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Store the per-channel sums over [begin, end) at ``target`` + row; return each group's sums of h and h xhat."""
     mean_lanes = to_lanes(mean, BLOCK_C)[:, None]
@@ -151,7 +152,7 @@ def _sums(
         du_xhat_sum = tl.zeros([BLOCK_C, BLOCK_S], mean.dtype)
         scale_sum = tl.zeros([BLOCK_C, BLOCK_S], mean.dtype)
         shift_sum = tl.zeros([BLOCK_C, BLOCK_S], mean.dtype)
-        for start in range(begin, end, BLOCK_S):
+        for start in tl.range(begin, end, BLOCK_S, num_stages=STAGES):
             position = start + tl.arange(0, BLOCK_S).to(tl.int64)
             mask = valid[:, None] & (position < end)[None, :]
             offset = base + channel[:, None] * channel_stride + position[None, :] * spatial_stride
@@ -218,6 +219,7 @@ def _group_norm_sums_kernel(
     GP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
     split = pid % splits
@@ -230,7 +232,7 @@ def _group_norm_sums_kernel(
         grad_ptr, x_ptr, weight_ptr, bias_ptr, scale_ptr, dweight_ptr, dbias_ptr, dscale_ptr, dshift_ptr,
         sample * num_groups * CG * spatial, sample, mean, rstd, group_tile, num_groups, begin, end,
         channel_stride, spatial_stride, channel_tiles, split.to(tl.int64) * rows,
-        ACTIVATION, SCALE_PER_PIXEL, SHIFT_PER_PIXEL, CG, GP, BLOCK_C, BLOCK_S,
+        ACTIVATION, SCALE_PER_PIXEL, SHIFT_PER_PIXEL, CG, GP, BLOCK_C, BLOCK_S, STAGES,
     )  # fmt: skip
 
 
@@ -264,6 +266,7 @@ def _group_norm_backward_kernel(
     GP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    STAGES: tl.constexpr,
     PARTIAL: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
 ):
@@ -292,7 +295,7 @@ def _group_norm_backward_kernel(
             grad_ptr, x_ptr, weight_ptr, bias_ptr, scale_ptr, dweight_ptr, dbias_ptr, dscale_ptr, dshift_ptr,
             base, sample, mean, rstd, group_tile, num_groups, begin, end,
             channel_stride, spatial_stride, channel_tiles, split.to(tl.int64) * rows,
-            ACTIVATION, SCALE_PER_PIXEL, SHIFT_PER_PIXEL, CG, GP, BLOCK_C, BLOCK_S,
+            ACTIVATION, SCALE_PER_PIXEL, SHIFT_PER_PIXEL, CG, GP, BLOCK_C, BLOCK_S, STAGES,
         )  # fmt: skip
     total = tl.full([1], CG, mean.dtype) * spatial
     mean_lanes = to_lanes(mean, BLOCK_C)[:, None]

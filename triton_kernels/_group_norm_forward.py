@@ -146,6 +146,7 @@ def _group_norm_statistics_kernel(
     GP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
     split = pid % splits
@@ -157,7 +158,7 @@ def _group_norm_statistics_kernel(
     first = first_elements(x_ptr, base, group_tile, num_groups, channel_stride, CG, GP)
     mean, square = statistics(
         x_ptr, base, first, group_tile, num_groups, begin, end, channel_stride, spatial_stride, channel_tiles,
-        CG, GP, BLOCK_C, BLOCK_S,
+        CG, GP, BLOCK_C, BLOCK_S, STAGES,
     )  # fmt: skip
     group = group_tile * GP + tl.arange(0, GP)
     target = (sample * num_groups + group) * splits + split
@@ -193,6 +194,7 @@ def _group_norm_forward_kernel(
     GP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
 ):
     # Without partial statistics (None) the program computes its groups' own, over all positions.
@@ -208,7 +210,7 @@ def _group_norm_forward_kernel(
     if partial_mean_ptr is None:
         mean, square = statistics(
             x_ptr, base, first, group_tile, num_groups, begin, end, channel_stride, spatial_stride, channel_tiles,
-            CG, GP, BLOCK_C, BLOCK_S,
+            CG, GP, BLOCK_C, BLOCK_S, STAGES,
         )  # fmt: skip
     else:
         # Chan's combination: every part's mean and squares, in the order of the parts.

@@ -64,6 +64,7 @@ def statistics(
     GP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """(mean - first, sum of squared deviations) of each group over positions [begin, end), reading x once.
 
@@ -81,16 +82,19 @@ def statistics(
     for channel_tile in range(0, channel_tiles):
         channel, valid = channel_lanes(group_tile, channel_tile, num_groups, CG, GP, BLOCK_C)
         visited_rows += valid.to(tl.int32)
-        for sweep in range(0, sweeps):
+        for sweep in tl.range(0, sweeps, num_stages=STAGES):
             local = sweep * BLOCK_S + column
             mask = valid[:, None] & (local < length)[None, :]
             position = begin + local.to(tl.int64)
             offset = base + channel[:, None] * channel_stride + position[None, :] * spatial_stride
             # x is read again soon, by the second walk over the same tiles.
             d = load(x_ptr + offset, mask, "evict_last") - shift
-            rank = (channel_tile * visits + sweep + 1).to(first.dtype)
+            # Columns of the ragged last tile have been visited once less per sweep.
+            full = 1.0 / (channel_tile * sweeps + sweep + 1).to(first.dtype)
+            short = 1.0 / (channel_tile * (sweeps - 1) + sweep + 1).to(first.dtype)
+            weight = tl.where(visits == sweeps, full, short)[None, :]
             delta = d - mean
-            mean += tl.where(mask, delta * (1.0 / rank)[None, :], 0.0)
+            mean += tl.where(mask, delta * weight, 0.0)
             square += tl.where(mask, delta * (d - mean), 0.0)
     count = visited_rows.to(first.dtype)[:, None] * visits.to(first.dtype)[None, :]
     total = (length * CG).to(first.dtype)

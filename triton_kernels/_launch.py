@@ -62,22 +62,36 @@ def processors(device: torch.device) -> int:
     return _processors(torch.cuda.current_device() if device.index is None else device.index)
 
 
+def register_limit(num_warps: int) -> int:
+    """Most registers a thread of a program of ``num_warps`` warps can have."""
+    return min(65536 // (32 * num_warps), 255)
+
+
 def launch(
-    kernel: Any, grid: int, device: torch.device, *args: Any, num_warps: int, num_stages: int = 2, **constants: Any
+    kernel: Any,
+    grid: int,
+    device: torch.device,
+    *args: Any,
+    num_warps: int,
+    num_stages: int = 2,
+    max_registers: int | None = None,
+    **constants: Any,
 ) -> None:
     """Start ``grid`` programs of ``kernel`` on the device's current stream.
 
-    ``args`` are the kernel's run-time arguments in order, ``constants`` its constexpr ones.
+    ``args`` are the kernel's run-time arguments in order, ``constants`` its constexpr ones. ``max_registers`` (NVIDIA
+    only) replaces ptxas's own choice of occupancy, which now and then spills a few bytes to round it up.
     """
     if grid >= 2**31:
         raise ValueError(f"{kernel.__name__}: a grid of {grid} programs is over the limit of 2**31 - 1")
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    if max_registers is not None and torch.version.hip is None:
+        options["maxnreg"] = max_registers
     if _recorder is not None:
-        _recorder.append(
-            {"kernel": kernel, "args": args, "constants": constants, "num_warps": num_warps, "num_stages": num_stages}
-        )
+        _recorder.append({"kernel": kernel, "args": args, "constants": constants, "options": options, "grid": grid})
         return
     guard = contextlib.nullcontext()
     if device.type == "cuda" and device.index is not None and device.index != torch.cuda.current_device():
         guard = torch.cuda.device(device)
     with guard:
-        kernel[(grid,)](*args, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True)
+        kernel[(grid,)](*args, **constants, **options)

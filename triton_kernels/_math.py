@@ -81,13 +81,13 @@ def activate_with_slope(u, ACTIVATION: tl.constexpr):
         n = e * (e + 2.0)
         r = 1.0 / (n + 2.0)
         t = n * r
-        # e * r first: e^2 * r stays below 1 where (n + 2)^2 would overflow in half range of e.
-        return u * t, t + 4.0 * u * (e * r) * ((1.0 + e) * r)
+        # Above 20 the second term is 0 to the last bit; the clamped e would give u / e^2 instead.
+        return u * t, t + tl.where(u > 20.0, 0.0, 4.0 * (e * r) * ((1.0 + e) * r) * u)
     elif ACTIVATION == 2:
-        # The clamp keeps e * s finite far left, where the slope is 0 anyway.
+        # Left of -80 value and slope are 0 to the last bit, and the clamp would leave u times a constant.
         e = tl.exp(tl.minimum(-u, 80.0))
         s = 1.0 / (1.0 + e)
-        return u * s, s * (1.0 + u * (e * s))
+        return tl.where(u < -80.0, 0.0, u * s), tl.where(u < -80.0, 0.0, s * (1.0 + u * (e * s)))
     elif ACTIVATION == 3:
         return tl.where(u <= 0.0, 0.0, u), tl.where(u <= 0.0, 0.0, 1.0).to(u.dtype)
     elif ACTIVATION == 4:

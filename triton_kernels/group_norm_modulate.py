@@ -14,7 +14,7 @@ from ._group_norm_forward import (
     _group_norm_forward_resident_kernel,
     _group_norm_statistics_kernel,
 )
-from ._launch import check_device, launch, processors
+from ._launch import check_device, launch, processors, register_limit
 from ._layout import Layout, ceil_div, check_dtype, compute_dtype, in_layout, is_per_pixel, native, next_power_of_two
 from ._reduce import column_sums
 from ._tuning import tuned
@@ -26,7 +26,8 @@ class GroupNormConfig:
 
     resident: the tile holds ``groups`` whole groups over all positions and x is read once, into registers.
     Otherwise a program walks its groups tile by tile, twice; with splits > 1 several programs share a group's
-    positions, and a first kernel leaves partial statistics (or sums) for the second.
+    positions, and a first kernel leaves partial statistics (or sums) for the second. The first walk prefetches
+    stages - 1 tiles into shared memory.
     """
 
     groups: int
@@ -35,6 +36,8 @@ class GroupNormConfig:
     num_warps: int
     resident: bool
     splits: int = 1
+    stages: int = 3
+    max_registers: int = 255
 
 
 def group_norm_config(
@@ -43,8 +46,8 @@ def group_norm_config(
     """Resident tiles up to ``resident_limit`` elements, looping tiles beyond, split where programs are few."""
     per_group = layout.channels // num_groups
     lanes, positions = next_power_of_two(per_group), next_power_of_two(layout.spatial)
-    # Tiles of float64 hold half as many elements in the same registers.
-    wide = 2 if itemsize == 8 else 1
+    # float64 takes twice the registers for its values and more for its exponentials: a quarter of the elements.
+    wide = 4 if itemsize == 8 else 1
     resident = lanes * positions <= resident_limit // wide
     tile = resident_limit // wide if resident else 4096 // wide
     groups = 1
@@ -70,9 +73,15 @@ def group_norm_config(
         splits = 1
         if programs < processors(device):
             splits = min(ceil_div(2 * processors(device), programs), ceil_div(layout.spatial, block_s), 64)
-    # Sixteen elements a thread; a resident tile at the limit takes all the warps it may.
-    num_warps = min(max(block_c * block_s * wide // 512, 1), 16)
-    config = GroupNormConfig(groups, block_c, block_s, num_warps, resident, splits)
+    # Sixteen elements a thread, in a looping tile (which also carries its accumulators) eight.
+    num_warps = min(max(block_c * block_s // (512 if resident else 256) * min(wide, 2), 1), 16)
+    # Prefetching copies 16 bytes at a time; rows of another length would be copied element by element.
+    row = layout.channels if layout.channels_last else layout.spatial
+    stages = 3 if row * itemsize % 16 == 0 else 1
+    # Two programs of sixteen warps per processor, where the forward fits: one loads while the other reduces.
+    two_programs = operation.endswith("forward") and num_warps == 16 and itemsize < 8 and stages > 1
+    max_registers = 64 if two_programs else 255
+    config = GroupNormConfig(groups, block_c, block_s, num_warps, resident, splits, stages, max_registers)
     key = (layout.batch, layout.channels, layout.spatial, num_groups, layout.channels_last, itemsize)
     return tuned(operation, key, config, device)
 
@@ -93,13 +102,17 @@ class _Plan:
         return self.layout.batch * self.group_tiles * self.splits
 
     def constants(self, num_groups: int) -> dict[str, int]:
-        return {
+        constants = {
             "CG": self.layout.channels // num_groups,
             "GP": self.config.groups,
             "BLOCK_C": self.config.block_c,
             "BLOCK_S": self.config.block_s,
             "num_warps": self.config.num_warps,
+            "max_registers": min(self.config.max_registers, register_limit(self.config.num_warps)),
         }
+        if not self.config.resident:
+            constants["STAGES"] = self.config.stages
+        return constants
 
 
 def _plan(layout: Layout, num_groups: int, config: GroupNormConfig) -> _Plan:

@@ -155,11 +155,16 @@ def _tile_shape(layout: Layout, elements: int, row_limit: int) -> tuple[int, int
     return min(next_power_of_two(layout.channels), elements // block_s), block_s
 
 
+def _warps(elements: int) -> int:
+    """Sixteen elements a thread or fewer warps than four."""
+    return min(max(elements // 512, 1), 4)
+
+
 def forward_config(layout: Layout, itemsize: int, device: torch.device) -> ModulateConfig:
     """Tiles of 8 KiB of x: four 16-byte accesses per thread and operand, some 50 KiB in flight per processor."""
     block_c, block_s = _tile_shape(layout, 8192 // itemsize, 256)
     key = (layout.channels, layout.spatial, layout.channels_last, itemsize)
-    return tuned("modulate_forward", key, ModulateConfig(block_c, block_s), device)
+    return tuned("modulate_forward", key, ModulateConfig(block_c, block_s, _warps(block_c * block_s)), device)
 
 
 def backward_config(layout: Layout, itemsize: int, reduces: bool, device: torch.device) -> ModulateConfig:
@@ -171,7 +176,7 @@ def backward_config(layout: Layout, itemsize: int, reduces: bool, device: torch.
     # Without a reduction the parts are independent: one tile each.
     splits = tiles if not reduces else min(ceil_div(8 * processors(device), programs), tiles, 64)
     key = (layout.batch, layout.channels, layout.spatial, layout.channels_last, itemsize, reduces)
-    return tuned("modulate_backward", key, ModulateConfig(block_c, block_s, 4, splits), device)
+    return tuned("modulate_backward", key, ModulateConfig(block_c, block_s, _warps(block_c * block_s), splits), device)
 
 
 def modulate_forward(

@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import check_device, launch, processors
-from ._layout import ceil_div, next_power_of_two
+from ._launch import check_device, launch
+from ._layout import ceil_div
 from ._math import activate, activate_with_slope, load, map_scale, map_scale_slope
 from ._reduce import column_sums
 from ._tuning import tuned
@@ -27,12 +27,13 @@ MAX_LAYERS = 8
 class StrTfmConfig:
     """Tile of a matrix product: samples x outputs, its step over the summed dimension, and its warps.
 
-    splits: into how many parts the weight gradients' sum over the samples is cut.
+    block_samples: samples per step of the weight gradients; splits: into how many parts their sum is cut.
     """
 
     block_m: int = 16
     block_n: int = 32
     block_k: int = 32
+    block_samples: int = 16
     num_warps: int = 4
     splits: int = 1
 
@@ -402,12 +403,16 @@ def _constants(widths: list[int], activation: int, scale_map: int) -> dict[str, 
     }
 
 
-def weight_config(
-    samples: int, variables: int, widths: list[int], itemsize: int, device: torch.device
+def str_tfm_config(
+    operation: str, samples: int, variables: int, widths: list[int], itemsize: int, device: torch.device
 ) -> StrTfmConfig:
-    """Tiles of 32 x 32 weights; a long sum over the samples is cut so that no program takes more than 1024 of them."""
-    key = (samples, variables, *widths, itemsize)
-    return tuned("str_tfm_backward", key, StrTfmConfig(splits=min(ceil_div(samples, 1024), 64)), device)
+    """Small tiles, since d x N / 16 programs should fill the device; a long sum over samples is cut every 1024."""
+    splits = min(ceil_div(samples, 1024), 64)
+    config = StrTfmConfig(splits=splits)
+    if itemsize == 8:
+        # A dot without tensor cores keeps its operands in registers; float64 ones fit with half the depth.
+        config = StrTfmConfig(block_k=16, splits=splits)
+    return tuned(operation, (samples, variables, *widths, itemsize), config, device)
 
 
 def str_tfm_forward(
@@ -441,8 +446,7 @@ def str_tfm_forward(
     # The layers exchange their results through this buffer, so it exists even when it is not kept.
     saved = u.new_empty((variables, samples, constants["HIDDEN"]))
     if scale.numel() > 0:
-        key = (samples, variables, *widths, u.element_size())
-        config = config or tuned("str_tfm_forward", key, StrTfmConfig(), device)
+        config = config or str_tfm_config("str_tfm_forward", samples, variables, widths, u.element_size(), device)
         launch(
             _str_tfm_forward_kernel,
             variables * ceil_div(samples, config.block_m),
@@ -505,8 +509,7 @@ def str_tfm_backward(
     dbiases = [u.new_empty(bias.shape) if mask & 2 else u.new_empty(0) for bias in biases]
     if grad_scale.numel() == 0 or u.numel() == 0:
         return du.zero_(), [d.zero_() for d in dweights], [d.zero_() for d in dbiases]
-    config = config or weight_config(samples, variables, widths, u.element_size(), device)
-    tile = {"BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "num_warps": config.num_warps}
+    config = config or str_tfm_config(name, samples, variables, widths, u.element_size(), device)
     gradients = torch.empty_like(saved)
     if mask & 1 or (mask & 2 and hidden > 0):
         launch(
@@ -524,7 +527,9 @@ def str_tfm_backward(
             variables,
             **constants,
             BLOCK_M=config.block_m,
-            **tile,
+            BLOCK_N=config.block_n,
+            BLOCK_K=config.block_k,
+            num_warps=config.num_warps,
         )
     if not mask & 2:
         return du, dweights, dbiases
@@ -532,7 +537,7 @@ def str_tfm_backward(
     for inputs, outputs in zip(widths[:-1], widths[1:]):
         across = ceil_div(inputs, 16 if inputs <= 16 else config.block_n)
         tiles.append(tiles[-1] + across * ceil_div(outputs, config.block_n))
-    chunk = ceil_div(ceil_div(samples, config.block_k), config.splits) * config.block_k
+    chunk = ceil_div(ceil_div(samples, config.block_samples), config.splits) * config.block_samples
     splits = ceil_div(samples, chunk)
     dweight_targets, dbias_targets = dweights, dbiases
     if splits > 1:
@@ -556,7 +561,9 @@ def str_tfm_backward(
         splits,
         TILES=tuple(tiles),
         **constants,
-        **tile,
+        BLOCK_N=config.block_n,
+        BLOCK_K=config.block_samples,
+        num_warps=config.num_warps,
     )
     if splits > 1:
         for partials, sums in ((dweight_targets, dweights), (dbias_targets, dbiases)):
