@@ -14,7 +14,7 @@ constexpr int64_t kShapes3dLayers = 4;
 constexpr int64_t kShapes3dHues = 10;
 constexpr int64_t kShapes3dImages = kShapes3dHues * kShapes3dHues * kShapes3dHues * kShapes3dGeometries;
 // Sizes are whole multiples of this many pixels, the width of one step of the recolouring loop.
-constexpr int64_t kShapes3dBlock = 64;
+constexpr int64_t kShapes3dBlock = 32;
 
 // Ray casts geometries [begin, end); geometry = (scale * 4 + shape) * 15 + orientation.
 // layers: (480, 4, image_size * image_size) uint8, floor, wall, object, white.

@@ -15,7 +15,7 @@ def host() -> ModuleType | None:
     try:
         return _native.host()
     except RuntimeError as error:
-        warnings.warn(f"rendering with numpy, hundreds of times slower: {error}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"rendering with numpy, 25 times slower and slow to start: {error}", RuntimeWarning, stacklevel=3)
         return None
 
 

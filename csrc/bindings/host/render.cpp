@@ -26,7 +26,8 @@ void render_shapes3d_py(const Array<uint8_t>& layers, const Array<uint16_t>& pal
   check_indices(indices, kShapes3dImages);
   const int64_t pixels = layers.shape(2), count = indices.shape(0);
   if (pixels % kShapes3dBlock != 0)
-    throw py::value_error("layers: expected a multiple of 64 pixels, got " + std::to_string(pixels));
+    throw py::value_error("layers: expected a multiple of " + std::to_string(kShapes3dBlock) + " pixels, got " +
+                          std::to_string(pixels));
   if (out.ndim() != 4 || out.shape(0) != count || out.shape(1) * out.shape(2) != pixels || out.shape(3) != 3)
     throw py::value_error("out: expected shape (" + std::to_string(count) + ", H, W, 3) with H*W = " +
                           std::to_string(pixels) + ", got " + shape_text(out));
