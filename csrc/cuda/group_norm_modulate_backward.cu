@@ -11,7 +11,9 @@
 namespace strucfast::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+// float64 arithmetic needs twice the registers.
+template <typename T>
+constexpr int kThreads = sizeof(T) == 8 ? 256 : 512;
 // Loads of grad and of x that a thread has under way at once.
 constexpr int kBatch = 2;
 // Scratch of block_sum, padded so that what follows stays aligned for every type.
@@ -63,7 +65,7 @@ struct Block {
   using A = Compute<T>;
   const Arguments<T>& args;
   int64_t sample, first_channel, base, line_vectors;
-  int channels;
+  int channels, threads;
   A mean, rstd;
   A* scratch;
   A* part;
@@ -74,6 +76,7 @@ struct Block {
   __device__ explicit Block(const Arguments<T>& a) : args(a) {
     const Shape& shape = a.p.shape;
     channels = a.channels;
+    threads = blockDim.x;
     sample = blockIdx.x / static_cast<unsigned>(a.p.groups);
     first_channel = (blockIdx.x - sample * a.p.groups) * channels;
     base = sample * shape.channels * shape.spatial + (ChannelsLast ? first_channel : first_channel * shape.spatial);
@@ -82,14 +85,14 @@ struct Block {
     rstd = a.t.rstd[blockIdx.x];
     scratch = dynamic_shared<A>();
     part = scratch + kScratch;
-    terms = reinterpret_cast<Terms<A>*>(part + part_size<V>(ChannelsLast, a.team));
+    terms = reinterpret_cast<Terms<A>*>(part + part_size(threads, a.team));
     held_h = reinterpret_cast<A*>(terms + (a.terms_shared ? channels : 0));
     held_x = reinterpret_cast<Pack<T, V>*>(held_h + a.held_h * V);
   }
 
-  template <int W>
-  __host__ __device__ static constexpr int part_size(bool channels_last, int team) {
-    return kThreads / 32 * 4 * (channels_last ? team * W : 1);
+  // Values of the warps' partial sums.
+  __host__ __device__ static constexpr int part_size(int threads, int team) {
+    return threads / 32 * 4 * (ChannelsLast ? team * V : 1);
   }
 
   __device__ Terms<A> terms_of(int c) const {
@@ -101,11 +104,11 @@ struct Block {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if constexpr (ChannelsLast) {
       // A line is a tile of `team` channel vectors; all threads take every tile.
-      const int tiles = static_cast<int>((line_vectors + args.team - 1) / args.team);
-      return {0, 1, tiles, static_cast<int64_t>(threadIdx.x) / args.team, kThreads / args.team, args.p.shape.spatial};
+      const int tiles = (channels / V + args.team - 1) / args.team;
+      return {0, 1, tiles, static_cast<int>(threadIdx.x) / args.team, threads / args.team, args.p.shape.spatial};
     } else {
       // A line is a channel, taken by `team` warps.
-      const int teams = kThreads / 32 / args.team, team = warp / args.team;
+      const int teams = threads / 32 / args.team, team = warp / args.team;
       const int64_t member = (warp - team * args.team) * 32 + lane;
       return {team < teams ? team : channels, teams, channels, member, args.team * 32, line_vectors};
     }
@@ -205,9 +208,9 @@ struct Block {
           if (lane < args.team) parts[warp * width + lane * V + j] = sums[j];
         }
         __syncthreads();
-        for (int c = threadIdx.x; c < width && line * width + c < channels; c += kThreads) {
+        for (int c = threadIdx.x; c < width && line * width + c < channels; c += threads) {
           Sums<A> total = parts[c];
-          for (int k = 1; k < kThreads / 32; ++k) total = add(total, parts[k * width + c]);
+          for (int k = 1; k < threads / 32; ++k) total = add(total, parts[k * width + c]);
           *workspace(line * width + c) = total;
         }
         __syncthreads();
@@ -225,7 +228,7 @@ struct Block {
     __syncthreads();
     // With several warps to a channel every channel had its own team.
     if (!ChannelsLast && args.team > 1) {
-      for (int c = threadIdx.x; c < channels; c += kThreads) {
+      for (int c = threadIdx.x; c < channels; c += threads) {
         Sums<A> total = parts[c * args.team];
         for (int k = 1; k < args.team; ++k) total = add(total, parts[c * args.team + k]);
         *workspace(c) = total;
@@ -260,11 +263,11 @@ struct Block {
 };
 
 template <typename T, int V, bool ChannelsLast>
-__global__ void __launch_bounds__(kThreads, 1) group_norm_modulate_backward_kernel(Arguments<T> args) {
+__global__ void __launch_bounds__(kThreads<T>, 1) group_norm_modulate_backward_kernel(Arguments<T> args) {
   using A = Compute<T>;
   const Block<T, V, ChannelsLast> block(args);
   if (args.terms_shared) {
-    for (int c = threadIdx.x; c < block.channels; c += kThreads) {
+    for (int c = threadIdx.x; c < block.channels; c += block.threads) {
       block.terms[c] = load_terms<T>(args.p, block.sample, block.first_channel + c, block.rstd);
     }
     __syncthreads();
@@ -272,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1) group_norm_modulate_backward_kern
   dispatch_activation<V>(args.p.activation, [&](auto activation) {
     block.first_sweep(activation);
     A sum_h = 0, sum_hx = 0;
-    for (int c = threadIdx.x; c < block.channels; c += kThreads) {
+    for (int c = threadIdx.x; c < block.channels; c += block.threads) {
       const Sums<A> total = *block.workspace(c);
       const int64_t index = args.p.shape.channels * block.sample + block.first_channel + c;
       if (args.t.dscale.data != nullptr && !args.t.dscale.per_pixel) store_gradient<T>(args.t.dscale, index, total.value);
@@ -290,10 +293,10 @@ __global__ void __launch_bounds__(kThreads, 1) group_norm_modulate_backward_kern
 
 // dweight and dbias: the sums over the batch, a warp per channel.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) group_norm_parameters_kernel(const Compute<T>* workspace, Gradient dweight,
+__global__ void __launch_bounds__(kThreads<T>) group_norm_parameters_kernel(const Compute<T>* workspace, Gradient dweight,
                                                                          Gradient dbias, int64_t batch, int64_t channels) {
   using A = Compute<T>;
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t channel = static_cast<int64_t>(blockIdx.x) * (kThreads<T> / 32) + threadIdx.x / 32;
   A weight = 0, bias = 0;
   for (int64_t n = threadIdx.x % 32; channel < channels && n < batch; n += 32) {
     const Sums<A> sums = reinterpret_cast<const Sums<A>*>(workspace)[n * channels + channel];
@@ -317,15 +320,18 @@ cudaError_t run(Arguments<T> args, cudaStream_t stream) {
   using A = Compute<T>;
   const Shape& shape = args.p.shape;
   const int64_t channels = shape.channels / args.p.groups, vectors = channels * shape.spatial / V;
+  // Four vectors to a thread: small groups share a multiprocessor.
+  int threads = 32;
+  while (threads < kThreads<T> && threads * 4 < vectors) threads *= 2;
   args.team = 1;
   if (ChannelsLast) {
     while (args.team < kMaxLanes && args.team * V < channels) args.team *= 2;
   } else {
-    args.team = static_cast<int>(std::max<int64_t>(1, kThreads / 32 / channels));
+    args.team = static_cast<int>(std::max<int64_t>(1, threads / 32 / channels));
   }
   const size_t limit = shared_memory_limit();
   args.terms_shared = terms_fit<A>(args.p, limit);
-  size_t bytes = (kScratch + Block<T, V, ChannelsLast>::template part_size<V>(ChannelsLast, args.team)) * sizeof(A);
+  size_t bytes = (kScratch + Block<T, V, ChannelsLast>::part_size(threads, args.team)) * sizeof(A);
   if (args.terms_shared) bytes += channels * sizeof(Terms<A>);
   if (args.t.dx != nullptr) {
     args.held_h = std::min<int64_t>(vectors, (limit - bytes) / (V * sizeof(A)));
@@ -336,7 +342,7 @@ cudaError_t run(Arguments<T> args, cudaStream_t stream) {
     bytes += args.held_x * sizeof(Pack<T, V>);
   }
   const auto grid = static_cast<unsigned>(shape.batch * args.p.groups);
-  return launch(group_norm_modulate_backward_kernel<T, V, ChannelsLast>, grid, dim3(kThreads), bytes, stream, args);
+  return launch(group_norm_modulate_backward_kernel<T, V, ChannelsLast>, grid, dim3(threads), bytes, stream, args);
 }
 
 }  // namespace
@@ -361,8 +367,8 @@ cudaError_t group_norm_modulate_backward(GroupNormBackward<T> t, GroupNormParame
     error = vectors ? run<T, V, false>(args, stream) : run<T, 1, false>(args, stream);
   }
   if (error != cudaSuccess || (t.dweight.data == nullptr && t.dbias.data == nullptr)) return error;
-  const auto grid = static_cast<unsigned>(divide_up(shape.channels, kThreads / 32));
-  return launch(group_norm_parameters_kernel<T>, grid, dim3(kThreads), 0, stream,
+  const auto grid = static_cast<unsigned>(divide_up(shape.channels, kThreads<T> / 32));
+  return launch(group_norm_parameters_kernel<T>, grid, dim3(kThreads<T>), 0, stream,
                 static_cast<const Compute<T>*>(t.workspace), t.dweight, t.dbias, shape.batch, shape.channels);
 }
 

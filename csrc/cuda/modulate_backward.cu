@@ -22,7 +22,8 @@ struct BackwardArguments {
   Gradient dscale, dshift;
   Shape shape;
   Divider by_channels;
-  int64_t chunks, chunk;
+  // Pieces of a row or a sample, positions in a piece, and tiles of channels beside each other.
+  int64_t chunks, chunk, tiles;
   Compute<T>* workspace;
   // Whether any gradient is a sum over pixels.
   bool sums;
@@ -145,9 +146,9 @@ __global__ void __launch_bounds__(kThreads) modulate_backward_channels_last_kern
   using A = Compute<T>;
   __shared__ A scratch[2][kThreads * V];
   const int lanes = blockDim.x, pixels = blockDim.y;
-  const int64_t channel_vectors = p.shape.channels / V, tiles = (channel_vectors + lanes - 1) / lanes;
+  const int64_t channel_vectors = p.shape.channels / V;
   const int64_t column = blockIdx.x / static_cast<unsigned>(p.chunks), chunk = blockIdx.x - column * p.chunks;
-  const int64_t sample = static_cast<unsigned>(column) / static_cast<unsigned>(tiles), vector = (column - sample * tiles) * lanes + threadIdx.x;
+  const int64_t sample = static_cast<unsigned>(column) / static_cast<unsigned>(p.tiles), vector = (column - sample * p.tiles) * lanes + threadIdx.x;
   const int64_t end = min(p.shape.spatial, (chunk + 1) * p.chunk);
   A scale_sum[V] = {}, shift_sum[V] = {};
   if (vector < channel_vectors) {
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) modulate_backward_channels_last_kern
   }
   __syncthreads();
   for (int c = threadIdx.y * lanes + threadIdx.x; c < width; c += kThreads) {
-    const int64_t channel = (column - sample * tiles) * width + c;
+    const int64_t channel = (column - sample * p.tiles) * width + c;
     if (channel >= p.shape.channels) continue;
     A sums[2] = {0, 0};
     for (int k = 0; k < pixels; ++k) {
@@ -214,7 +215,7 @@ int64_t round_up_power_of_two(int64_t value, int64_t limit) {
 
 // How a backward pass covers x: `lanes` threads side by side, the rest of the block beside them, `chunks` blocks deep.
 struct Plan {
-  int64_t lanes, columns, chunks, chunk;
+  int64_t lanes, columns, chunks, chunk, tiles;
 };
 
 Plan plan_rows(Shape shape, int vector) {
@@ -232,7 +233,8 @@ Plan plan_channels_last(Shape shape, int vector) {
   const int64_t vectors = shape.channels / vector;
   Plan plan{};
   plan.lanes = round_up_power_of_two(vectors, 64);
-  plan.columns = shape.batch * divide_up(vectors, plan.lanes);
+  plan.tiles = divide_up(vectors, plan.lanes);
+  plan.columns = shape.batch * plan.tiles;
   const int64_t most = divide_up(shape.spatial, kThreads / plan.lanes * kVectors);
   plan.chunks = std::clamp<int64_t>(divide_up(kTargetBlocks, plan.columns), 1, std::max<int64_t>(most, 1));
   plan.chunk = divide_up(shape.spatial, plan.chunks);
@@ -244,6 +246,7 @@ cudaError_t run_backward(BackwardArguments<T> p, cudaStream_t stream) {
   const Plan plan = p.shape.channels_last ? plan_channels_last(p.shape, V) : plan_rows(p.shape, V);
   p.chunks = plan.chunks;
   p.chunk = plan.chunk;
+  p.tiles = plan.tiles;
   const dim3 block(static_cast<unsigned>(plan.lanes), static_cast<unsigned>(kThreads / plan.lanes));
   const auto kernel = p.shape.channels_last ? modulate_backward_channels_last_kernel<T, V> : modulate_backward_rows_kernel<T, V>;
   cudaError_t error = launch(kernel, static_cast<unsigned>(plan.columns * plan.chunks), block, 0, stream, p);
@@ -282,7 +285,7 @@ cudaError_t modulate_backward(const T* grad, const T* x, Operand scale, T* dx, G
   vectors = vectors && (vectors_fit<V>(scale) || (!scale.per_pixel && !shape.channels_last));
   const bool sums = (dscale.data != nullptr && !dscale.per_pixel) || (dshift.data != nullptr && !dshift.per_pixel);
   const Divider by_channels(shape.channels, shape.batch * shape.channels);
-  const BackwardArguments<T> p{grad, x, scale, dx, dscale, dshift, shape, by_channels, 1, 0, workspace, sums};
+  const BackwardArguments<T> p{grad, x, scale, dx, dscale, dshift, shape, by_channels, 1, 0, 1, workspace, sums};
   return vectors ? run_backward<T, V>(p, stream) : run_backward<T, 1>(p, stream);
 }
 

@@ -1,0 +1,231 @@
+"""What only a GPU shows: capture, streams, memory, sizes beyond the emulator's patience. Triton and CUDA C++ alike.
+
+Values, gradients, dtypes, layouts, poisoned memory and determinism on the op's samples are in tests/ops/test_contract.py,
+which runs on the GPU as well.
+"""
+
+import pytest
+import torch
+
+import strucfast as sf
+from strucfast import _native
+from strucfast.ops import _registry
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: run `make gpu-test` on one"),
+]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+# A few roundings of the dtype; the sums of gradients over 4096 pixels get the square root of that more.
+BOUND = {torch.float32: 4e-6, torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-13}
+
+
+@pytest.fixture(params=("triton", "cuda"))
+def backend(request):
+    reason = _native.missing(request.param)
+    # On a machine with a GPU a missing half is a failure, not a reason to skip.
+    assert reason is None, f"{request.param}: {reason}"
+    with sf.use_backend(request.param):
+        yield request.param
+
+
+def random(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cuda", dtype=torch.float64).to(dtype)
+
+
+def modulate_case(shape, dtype, layout):
+    x = random(*shape, dtype=dtype).to(memory_format=layout)
+    return [x, *(random(*shape[:2], dtype=dtype, seed=s) for s in (1, 2))], sf.ops.modulate, sf.reference.modulate
+
+
+def norm_case(shape, dtype, layout, groups=8):
+    x = (random(*shape, dtype=dtype) + 2).to(memory_format=layout)
+    parameters = [random(shape[1], dtype=dtype, seed=s) for s in (1, 2)] + [random(*shape[:2], dtype=dtype, seed=s) for s in (3, 4)]
+
+    def ours(x, *rest):
+        return sf.ops.group_norm_modulate(x, groups, *rest)
+
+    def truth(x, *rest):
+        return sf.reference.group_norm_modulate(x, groups, *rest)
+
+    return [x, *parameters], ours, truth
+
+
+CASES = {"modulate": modulate_case, "group_norm_modulate": norm_case}
+
+
+def run(function, tensors, upstream):
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    output = function(*leaves)
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
+
+
+def check(found, truth, dtype):
+    for i, (value, exact) in enumerate(zip(found, truth)):
+        exact = exact.double()
+        scale = max(1.0, float(exact.abs().max()))
+        error = float((value.double() - exact).abs().max())
+        assert error <= BOUND[dtype] * scale, f"output {i}: {error} at scale {scale}"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", (4, 7, 16, 33, 64))
+@pytest.mark.parametrize("op", CASES)
+def test_paper_sizes_against_float64(op, size, dtype, layout, backend):
+    tensors, ours, truth = CASES[op]((16, 64, size, size), dtype, layout)
+    upstream = random(*tensors[0].shape, dtype=dtype, seed=9).to(memory_format=layout)
+    exact = run(truth, [t.double() for t in tensors], upstream.double())
+    found = run(ours, tensors, upstream)
+    check(found, exact, dtype)
+    assert found[0].is_contiguous(memory_format=layout) and found[1].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("groups", (4, 1))
+def test_groups_larger_than_shared_memory(groups, dtype, layout, backend):
+    """16 and 64 channels of 64 x 64: 256 KiB and 1 MiB of float32."""
+    tensors, ours, truth = norm_case((4, 64, 64, 64), dtype, layout, groups)
+    upstream = random(4, 64, 64, 64, dtype=dtype, seed=9).to(memory_format=layout)
+    check(run(ours, tensors, upstream), run(truth, [t.double() for t in tensors], upstream.double()), dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_more_than_2_to_the_31_elements(layout, backend):
+    """Index arithmetic in 64 bits; a sample of the output is compared."""
+    shape = (2, 64, 4100, 4096)
+    if torch.cuda.mem_get_info()[0] < 6 * 2 * shape[1] * 4100 * 4096 * 2:
+        pytest.skip("needs 13 GB of free GPU memory")
+    x = torch.randn(shape, device="cuda", dtype=torch.bfloat16).to(memory_format=layout)
+    scale, shift = random(2, 64, dtype=torch.bfloat16), random(2, 64, dtype=torch.bfloat16, seed=1)
+    y = sf.ops.modulate(x, scale, shift)
+    for n, c, h in ((0, 0, 0), (1, 63, 4099), (1, 31, 2050)):
+        exact = scale[n, c].double() * x[n, c, h].double() + shift[n, c].double()
+        assert float((y[n, c, h].double() - exact).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_captured_forward_and_backward_follow_new_inputs(op, backend):
+    tensors, ours, _ = CASES[op]((8, 64, 16, 16), torch.float32, torch.channels_last)
+    upstream = random(8, 64, 16, 16, seed=9)
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+
+    def step():
+        output = ours(*leaves)
+        return [output, *torch.autograd.grad(output, leaves, upstream)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for leaf in leaves:
+            leaf.mul_(0.5).add_(0.25)
+    graph.replay()
+    for a, b in zip(captured, run(ours, leaves, upstream)):
+        assert torch.equal(a.detach(), b)
+
+
+def test_captured_str_tfm(backend):
+    u = random(128, 12, 1)
+    weights = [random(12, o, i, seed=i) / i**0.5 for i, o in ((1, 64), (64, 64), (64, 128))]
+    biases = [random(12, o, seed=o) for o in (64, 64, 128)]
+    with torch.no_grad():
+        sf.ops.str_tfm(u, weights, biases)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            captured = sf.ops.str_tfm(u, weights, biases)
+        u.mul_(-0.5)
+        graph.replay()
+        for a, b in zip(captured, sf.ops.str_tfm(u, weights, biases)):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("layers", ((1, 64, 64, 64, 128), (2, 64, 128, 256, 256), (3, 1500, 8)), ids=str)
+@pytest.mark.parametrize("samples", (1, 33, 128, 1000))
+def test_str_tfm_against_float64(samples, layers, backend):
+    u = random(samples, 12, layers[0])
+    weights = [random(12, o, i, seed=i) / i**0.5 for i, o in zip(layers, layers[1:])]
+    biases = [random(12, o, seed=o) / 4 for o in layers[1:]]
+    upstream = [random(samples, 12, layers[-1] // 2, seed=s) for s in (5, 6)]
+    count = len(weights)
+
+    def gradients(function, tensors, grads):
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        outputs = function(leaves[0], leaves[1 : 1 + count], leaves[1 + count :])
+        return [*(o.detach() for o in outputs), *torch.autograd.grad(outputs, leaves, grads)]
+
+    tensors = [u, *weights, *biases]
+    exact = gradients(sf.reference.str_tfm, [t.double() for t in tensors], [g.double() for g in upstream])
+    for i, (value, truth) in enumerate(zip(gradients(sf.ops.str_tfm, tensors, upstream), exact)):
+        # Chains of products of length up to 1500 in float32.
+        torch.testing.assert_close(value.double(), truth, rtol=0, atol=4e-5 * max(1.0, float(truth.abs().max())), msg=f"output {i}")
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_runs_on_the_current_stream(op, backend):
+    """The input is written late on a side stream; a kernel on any other stream would read it too early."""
+    tensors, ours, truth = CASES[op]((8, 64, 32, 32), torch.float32, torch.contiguous_format)
+    late = tensors[0].clone()
+    ours(*tensors)
+    torch.cuda.synchronize()
+    tensors[0].zero_()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        tensors[0].copy_(late)
+        y = ours(*tensors)
+    torch.cuda.synchronize()
+    check([y], [truth(late.double(), *(t.double() for t in tensors[1:]))], torch.float32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("op", CASES)
+def test_no_hidden_copies(op, layout, backend):
+    """The forward allocates its outputs and, for the norm, two statistics per group; nothing of x's size beside them."""
+    tensors, ours, _ = CASES[op]((16, 64, 32, 32), torch.float32, layout)
+    bank = random(16, 3, 64)
+    tensors[-2:] = [bank[:, 0], bank[:, 2]]
+    with torch.no_grad():
+        ours(*tensors)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        y = ours(*tensors)
+        torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before <= y.numel() * 4 + 8192
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_the_same_bits_every_time(op, backend):
+    tensors, ours, _ = CASES[op]((64, 64, 64, 64), torch.float32, torch.channels_last)
+    upstream = random(64, 64, 64, 64, seed=9)
+    first = run(ours, tensors, upstream)
+    for _ in range(5):
+        for a, b in zip(first, run(ours, tensors, upstream)):
+            assert torch.equal(a, b)
+
+
+def test_every_op_has_a_kernel(backend):
+    for name in _registry.names():
+        assert _registry._why_not(_registry.get(name), backend, "cuda", torch.float32) is None
+
+
+def test_a_second_device(backend):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    x, scale, shift = (t.to("cuda:1") for t in (random(2, 8, 4, 4), random(2, 8), random(2, 8, seed=1)))
+    assert torch.cuda.current_device() == 0
+    y = sf.ops.modulate(x, scale, shift)
+    assert y.device == x.device and torch.cuda.current_device() == 0
+    torch.testing.assert_close(y, sf.reference.modulate(x, scale, shift))

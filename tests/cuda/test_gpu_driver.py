@@ -1,0 +1,86 @@
+"""benchmarks/gpu.py as far as a machine without a GPU can tell."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import _timing, gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("part", gpu.PARTS)
+def test_without_a_gpu_every_part_says_so(part):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: `make gpu` runs the parts")
+    result = subprocess.run([sys.executable, "benchmarks/gpu.py", part], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "no GPU run" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_makefile_calls_every_part():
+    makefile = (ROOT / "Makefile").read_text()
+    for part in gpu.PARTS:
+        assert f"gpu-{part}" in makefile
+
+
+def test_bytes_count_each_tensor_once():
+    case = gpu.Case("modulate", 4, torch.float32, "contiguous")
+    pixels = 128 * 64 * 16
+    assert case.bytes("forward") == 4 * (2 * pixels + 2 * 128 * 64)
+    assert case.bytes("backward") == 4 * (3 * pixels + 3 * 128 * 64)
+    norm = gpu.Case("group_norm_modulate", 4, torch.bfloat16, "channels_last")
+    assert norm.bytes("forward") == 2 * (2 * pixels + 2 * 128 * 64 + 2 * 64) + 4 * 2 * 128 * 8
+
+
+def test_all_sizes_dtypes_and_layouts_are_measured():
+    found = {(c.op, c.size, c.dtype, c.layout) for c in gpu.cases()}
+    assert len(found) == 2 * 5 * 2 * 2
+
+
+def test_a_failing_piece_does_not_stop_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    seen = []
+
+    def bad():
+        raise ValueError("broken on purpose")
+
+    code = gpu.run_all([("a", bad), ("b", lambda: seen.append("b"))], gpu.Clock(60))
+    assert code == 1 and seen == ["b"]
+    assert "FAILED a" in capsys.readouterr().out
+    assert gpu.run_all([("b", lambda: seen.append("b"))], gpu.Clock(60)) == 0
+    # Nothing measured at all is no success.
+    assert gpu.run_all([("late", lambda: seen.append("late"))], gpu.Clock(0)) == 1 and "late" not in seen
+
+
+def test_results_of_earlier_parts_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    monkeypatch.setenv("COMMIT", "abc123")
+    monkeypatch.setattr(_timing, "device_name", lambda device="cpu": "Some Card")
+    stats = _timing.Stats(2.0, 1.5, 2.5)
+    case = gpu.Case("modulate", 8, torch.float32, "contiguous")
+    gpu.save([], copy_gb_per_s=4000.0)
+    gpu.save([gpu.row(case, "forward", "cuda kernel", stats, share_of_copy=0.8)])
+    gpu.save([gpu.row(case, "backward", "cuda kernel", stats, share_of_copy=0.7)], gpu_tests={"passed": 3})
+    gpu.save([gpu.row(case, "backward", "cuda kernel", stats, share_of_copy=0.9)])
+    (path,) = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert path.name == "some-card.json"
+    assert result["meta"]["copy_gb_per_s"] == 4000.0 and result["meta"]["gpu_tests"] == {"passed": 3}
+    assert result["meta"]["commit"] == "abc123" and result["meta"]["torch"] == torch.__version__
+    assert [(r["direction"], r["share_of_copy"]) for r in result["results"]] == [("forward", 0.8), ("backward", 0.9)]
+
+
+def test_triton_kernels_import_from_a_checkout():
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', str(f)).lower()]\n"
+        "from benchmarks import _in_tree\nimport strucfast.triton_kernels as t\nprint(t.__name__, t.__file__)"
+    )
+    pytest.importorskip("triton", reason="triton is not installed; pip install triton")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("strucfast.triton_kernels") and "triton_kernels/__init__.py" in result.stdout
