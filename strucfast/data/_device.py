@@ -42,7 +42,10 @@ class DeviceImages:
         return len(self.tensor)
 
     def images(self, indices: Any, out: torch.Tensor | None = None) -> torch.Tensor:
-        """uint8 (N, H, W, C) on the device; ``indices`` (N,) integers, best an int64 tensor on the same device."""
+        """uint8 (N, H, W, C) on the device; ``indices`` (N,) integers, best an int64 tensor on the same device.
+
+        IndexError for an index out of range on a CPU; a GPU is not asked, since that would wait for it.
+        """
         index = torch.as_tensor(indices, device=self.device)
         if index.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"indices: expected int64 or int32, got {index.dtype}")

@@ -17,6 +17,8 @@ import numpy as np
 from ._resize import fit
 
 logger = logging.getLogger(__name__)
+# Rows a chunk above which reading in random order is hopelessly slow.
+_MANY_ROWS = 256
 # What damaged HDF5 and zip files raise, from opening to the last chunk.
 _H5_ERRORS = (OSError, RuntimeError, KeyError)
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, struct.error)
@@ -84,6 +86,12 @@ class H5Field(_Checks):
                 self.shape, self.dtype = dataset.shape, dataset.dtype
                 # None for chunked or compressed data; then rows come through the HDF5 library.
                 offset = dataset.id.get_offset() if dataset.size else None
+                if dataset.chunks is not None and dataset.chunks[0] > _MANY_ROWS:
+                    logger.warning(
+                        "%s: field %r is stored in chunks %s: reading single rows inflates %d rows each; "
+                        "`h5repack -l %s:CONTI` writes a copy that is read at full speed",
+                        *(self.path, field, dataset.chunks, dataset.chunks[0], field),
+                    )
         except _H5_ERRORS as error:
             raise self.error(f"not a readable HDF5 file ({error})") from error
         self._map = None

@@ -1,3 +1,4 @@
+import pickle
 import zipfile
 
 import numpy as np
@@ -129,6 +130,8 @@ def test_real_file(tmp_path, save, size):
     np.testing.assert_array_equal(ds.images(rows), expected)
     np.testing.assert_array_equal(ds.factors(rows), data["latents_classes"][rows])
     np.testing.assert_array_equal(ds.index(ds.factors(rows)), rows)
+    # What a spawned DataLoader worker gets.
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ds)).images(rows), expected)
 
 
 def test_compressed_images_are_kept_as_bits(tmp_path):

@@ -1,4 +1,6 @@
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 
 from strucfast import _native
 from strucfast.data import Shapes3D, _host, _shapes3d_scene, shapes3d
+from strucfast.data._files import H5Field
 
 needs_host = pytest.mark.skipif(
     _native.missing("host") is not None, reason=f"native host module: {_native.missing('host')}"
@@ -236,6 +239,29 @@ def test_real_file(tmp_path, options):
     small = Shapes3D(path=str(tmp_path / "3dshapes.h5"), image_size=32).images(rows)
     mean = images[rows].reshape(-1, 32, 2, 32, 2, 3).mean((2, 4))
     np.testing.assert_array_equal(small, np.floor(mean + 0.5))
+
+
+def test_file_is_read_from_threads_and_copies(tmp_path):
+    images = write_h5(tmp_path / "3dshapes.h5", compression="gzip", chunks=(5, 64, 64, 3))
+    ds = Shapes3D(path=tmp_path / "3dshapes.h5")
+    parts = np.random.default_rng(4).permutation(192).reshape(16, 12)
+    with ThreadPoolExecutor(4) as pool:
+        for rows, part in zip(parts, pool.map(ds.images, parts)):
+            np.testing.assert_array_equal(part, images[rows])
+    write_h5(tmp_path / "plain.h5")
+    for path in ("3dshapes.h5", "plain.h5"):
+        ds = Shapes3D(path=tmp_path / path)
+        # What a spawned DataLoader worker gets.
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(ds)).images([5, 100]), ds.images([5, 100]))
+
+
+def test_slow_layout_is_said(tmp_path, caplog):
+    images = np.zeros((300, 64, 64, 3), np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", data=images, chunks=(300, 4, 4, 1))
+    H5Field(tmp_path / "a.h5", "images")
+    assert "a.h5: field 'images' is stored in chunks (300, 4, 4, 1)" in caplog.text
+    assert "h5repack -l images:CONTI" in caplog.text
 
 
 def test_damaged_real_files(tmp_path):
