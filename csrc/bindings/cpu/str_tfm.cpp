@@ -2,6 +2,7 @@
 
 #include <torch/headeronly/core/Dispatch_v2.h>
 
+#include <atomic>
 #include <tuple>
 
 #include "common.h"
@@ -56,13 +57,17 @@ int64_t num_slots(int64_t units, int64_t work) {
   return std::max<int64_t>(1, std::min({threads, units, work / kWorkPerThread}));
 }
 
-// Cuts the units into one contiguous range per slot, each with its own scratch.
+// Each slot has its own scratch and takes the next `step` units whenever it is free: on a busy machine a thread that
+// lost its core holds the others up by one step at most. Which slot ran a unit does not change its result.
 template <typename T, typename F>
-void for_ranges(int64_t units, int64_t slots, T* scratch, int64_t scratch_size, const F& run) {
+void for_ranges(int64_t units, int64_t step, int64_t slots, T* scratch, int64_t scratch_size, const F& run) {
   if (slots == 1) return run(int64_t{0}, units, scratch);
+  std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
-      run(units * slot / slots, units * (slot + 1) / slots, scratch + slot * scratch_size);
+      for (int64_t unit = next.fetch_add(step); unit < units; unit = next.fetch_add(step)) {
+        run(unit, std::min(unit + step, units), scratch + slot * scratch_size);
+      }
     }
   });
 }
@@ -90,7 +95,10 @@ void run_forward(const Tensor& u, const std::vector<Tensor>& weights, const std:
   const int64_t slots = num_slots(units, shape.multiplications());
   const int64_t scratch_size = cache_lines(strucfast::str_tfm_forward_scratch(shape));
   const Tensor scratch = empty({slots * scratch_size}, u.scalar_type());
-  for_ranges(units, slots, static_cast<T*>(scratch.mutable_data_ptr()), scratch_size,
+  // A step packs the weights of the variables it touches, so it is a whole variable where that keeps all slots busy.
+  const bool whole = shape.num_variables % slots == 0 || shape.num_variables >= 2 * slots;
+  const int64_t step = whole ? shape.num_tiles() : std::max<int64_t>(1, units / (2 * slots));
+  for_ranges(units, step, slots, static_cast<T*>(scratch.mutable_data_ptr()), scratch_size,
              [&](int64_t begin, int64_t end, T* memory) { strucfast::str_tfm_forward(op, begin, end, memory); });
 }
 
@@ -146,10 +154,10 @@ void run_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tens
                                         parameters ? dweight_data.data() : nullptr,
                                         parameters ? dbias_data.data() : nullptr,
                                         scratch + slots * scratch_size};
-  for_ranges(units, slots, scratch, scratch_size,
+  for_ranges(units, 1, slots, scratch, scratch_size,
              [&](int64_t begin, int64_t end, T* own) { strucfast::str_tfm_backward(op, begin, end, own); });
   if (partials > 0) {
-    for_ranges(shape.num_variables, num_slots(shape.num_variables, partials), scratch, scratch_size,
+    for_ranges(shape.num_variables, 1, num_slots(shape.num_variables, partials), scratch, scratch_size,
                [&](int64_t begin, int64_t end, T*) { strucfast::str_tfm_reduce(op, begin, end); });
   }
 }
