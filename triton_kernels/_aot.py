@@ -288,10 +288,10 @@ def compile_for(candidate: Variant, target: str) -> Resources:
             registers, stack, shared, len(re.findall(r"\.f64\b", code)), len(re.findall(r"(?:ld|st)\.global\S*\.v[24]", code))
         )
     code = compiled.asm["amdgcn"]
-    spills = _amd_number(code, "vgpr_spill_count") + _amd_number(code, "sgpr_spill_count")
+    # Scalar registers spill into lanes of vector registers, not into memory: only what reaches scratch counts.
     return Resources(
         _amd_number(code, "vgpr_count"),
-        _amd_number(code, "private_segment_fixed_size") + 4 * spills,
+        _amd_number(code, "private_segment_fixed_size") + 4 * _amd_number(code, "vgpr_spill_count"),
         shared,
         len(re.findall(r"_f64\b", code)),
         len(re.findall(r"(?:global|buffer)_(?:load|store)_dwordx[24]", code)),

@@ -67,8 +67,9 @@ def group_norm_config(
             block_c = min(groups * lanes, 256)
             block_s = min(positions, tile // block_c)
         else:
-            block_s = min(positions, tile)
-            block_c = min(lanes, tile // block_s)
+            # All channels of a group side by side: a long walk over positions, which the prefetch needs.
+            block_c = min(lanes, tile // 128)
+            block_s = min(positions, tile // block_c)
         programs = layout.batch * ceil_div(num_groups, groups)
         splits = 1
         if programs < processors(device):
@@ -77,7 +78,8 @@ def group_norm_config(
     num_warps = min(max(block_c * block_s // (512 if resident else 256) * min(wide, 2), 1), 16)
     # Prefetching copies 16 bytes at a time; rows of another length would be copied element by element.
     row = layout.channels if layout.channels_last else layout.spatial
-    stages = 3 if row * itemsize % 16 == 0 else 1
+    # Half types have half the bytes in a tile, so one more of them is under way.
+    stages = 1 if row * itemsize % 16 else 3 if itemsize > 2 else 4
     # Two programs of sixteen warps per processor, where the forward fits: one loads while the other reduces.
     two_programs = operation.endswith("forward") and num_warps == 16 and itemsize < 8 and stages > 1
     max_registers = 64 if two_programs else 255

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import check_device, launch
+from ._launch import check_device, launch, register_limit
 from ._layout import ceil_div
 from ._math import activate, activate_with_slope, load, map_scale, map_scale_slope
 from ._reduce import column_sums
@@ -415,6 +415,12 @@ def str_tfm_config(
     return tuned(operation, (samples, variables, *widths, itemsize), config, device)
 
 
+def _resources(config: StrTfmConfig, u: torch.Tensor) -> dict[str, int | None]:
+    # float64 products need more registers than ptxas gives a kernel of its own accord.
+    limit = register_limit(config.num_warps) if u.dtype == torch.float64 else None
+    return {"num_warps": config.num_warps, "max_registers": limit}
+
+
 def str_tfm_forward(
     u: torch.Tensor,
     weights: Sequence[torch.Tensor],
@@ -463,7 +469,7 @@ def str_tfm_forward(
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             BLOCK_K=config.block_k,
-            num_warps=config.num_warps,
+            **_resources(config, u),
         )
     return scale, shift, saved if save else u.new_empty(0)
 
@@ -529,7 +535,7 @@ def str_tfm_backward(
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             BLOCK_K=config.block_k,
-            num_warps=config.num_warps,
+            **_resources(config, u),
         )
     if not mask & 2:
         return du, dweights, dbiases
@@ -563,7 +569,7 @@ def str_tfm_backward(
         **constants,
         BLOCK_N=config.block_n,
         BLOCK_K=config.block_samples,
-        num_warps=config.num_warps,
+        **_resources(config, u),
     )
     if splits > 1:
         for partials, sums in ((dweight_targets, dweights), (dbias_targets, dbiases)):

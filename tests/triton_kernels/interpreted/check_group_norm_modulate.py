@@ -75,16 +75,19 @@ def check(tensors, groups, grad, activation, config, mask=31, eps=1e-5):
     return results
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("shape", "groups", "last", "has", "activation", "config"), CASES)
+@pytest.mark.parametrize(
+    ("shape", "groups", "last", "has", "activation", "config", "dtype"),
+    [(*case, torch.float32) for case in CASES] + [(*case, torch.float64) for case in CASES[2::3]],
+)
 def test_against_reference(shape, groups, last, has, activation, config, dtype):
     check(inputs(shape, last, has, dtype), groups, random(shape, dtype, 9, last), activation, config)
 
 
-@pytest.mark.parametrize("config", [None, LOOP, SPLIT])
-@pytest.mark.parametrize("mask", [0, 1, 2, 12, 16, 30])
+@pytest.mark.parametrize(
+    ("mask", "config"), [(0, None), (1, None), (18, None), (12, LOOP), (30, LOOP), (1, SPLIT), (2, SPLIT), (28, SPLIT)]
+)
 def test_masks(mask, config):
-    shape = (2, 4, 5)
+    shape = (1, 4, 5)
     x, *parameters = inputs(shape, False, (1, 1, 1, 1), torch.float32)
     grad = random(shape, torch.float32, 9)
     _, mean, rstd = group_norm_modulate_forward(x, 2, *parameters, 1, 1e-5)
@@ -119,8 +122,8 @@ def test_first_element_far_from_the_rest(config):
 
 @pytest.mark.parametrize("config", [None, LOOP, SPLIT])
 def test_repeats_bitwise(config):
-    tensors = inputs((2, 4, 7), True, (1, 1, 1, 1), torch.float32)
-    grad = random((2, 4, 7), torch.float32, 9, True)
+    tensors = inputs((1, 4, 5), True, (1, 1, 1, 1), torch.float32)
+    grad = random((1, 4, 5), torch.float32, 9, True)
     first, second = (check(tensors, 2, grad, 1, config) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 

@@ -104,6 +104,16 @@ def test_half_types(dtype, parameter_dtype):
         torch.testing.assert_close(result.double(), t, rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
 
 
+def test_the_comparison_can_fail():
+    x, scale, shift = inputs((2, 3, 5), torch.float32, False, False, False)
+    truth = reference.modulate(x.double(), scale.double(), shift.double())
+    y = modulate_forward(x, scale, shift)
+    assert_close(y, truth, truth.float())
+    for wrong in (truth * (1 + 1e-4), torch.where(truth == truth.max(), float("nan"), truth), truth[:, :, :4]):
+        with pytest.raises(AssertionError):
+            assert_close(y, wrong, wrong.float())
+
+
 def test_errors():
     x, scale = torch.ones(2, 3, 4), torch.ones(2, 3)
     with pytest.raises(TypeError, match="x must be float32"):
