@@ -7,6 +7,10 @@
 namespace strucfast {
 namespace {
 
+// Recoloured pixels that are worth a thread: about 0.4 ms, ten times what it takes to start one. Copying sprites is
+// 8 times faster.
+constexpr int64_t kGrainPixels = 1 << 21;
+
 py::array_t<uint8_t> shapes3d_geometry_py(int64_t image_size, int64_t threads) {
   if (image_size <= 0 || image_size % 8 != 0 || image_size > 1024)
     throw py::value_error("image_size: expected a multiple of 8 in [8, 1024], got " + std::to_string(image_size));
@@ -36,7 +40,7 @@ void render_shapes3d_py(const Array<uint8_t>& layers, const Array<uint16_t>& pal
   const int64_t* index_data = indices.data();
   uint8_t* out_data = out.mutable_data();
   py::gil_scoped_release release;
-  parallel_ranges(count, threads, 64, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_ranges(count, threads, kGrainPixels / pixels, [&](int64_t, int64_t begin, int64_t end) {
     shapes3d_recolour(begin, end, layer_data, palette_data, index_data, pixels, out_data);
   });
 }
@@ -56,7 +60,7 @@ void render_dsprites_py(const Array<uint8_t>& sprites, const Array<int64_t>& ind
   const int64_t* index_data = indices.data();
   uint8_t* out_data = out.mutable_data();
   py::gil_scoped_release release;
-  parallel_ranges(count, threads, 256, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_ranges(count, threads, 8 * kGrainPixels / (size * size), [&](int64_t, int64_t begin, int64_t end) {
     dsprites_copy(begin, end, sprite_data, index_data, size, out_data);
   });
 }
