@@ -13,13 +13,15 @@ import argparse
 import html
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 EMPTY = "No measurement has been committed yet.\n"
-META = ("commit", "device", "date", "torch", "triton", "driver", "threads", "load_average", "allocator")
+META = ("device", "date", "torch")
+OPTIONAL_META = ("commit", "triton", "driver", "threads", "load_average", "allocator")
 KEY = ("op", "case", "direction", "dtype", "layout")
 DIRECTIONS = ("forward", "backward", "both", "step")
 OURS = ("strucfast", "cpp", "triton", "cuda")
@@ -48,7 +50,13 @@ class Row:
 
 
 def is_ours(provider: str) -> bool:
-    return provider in OURS or provider.startswith("strucfast")
+    """ "strucfast", a backend's name, or one of them with more behind it ("strucfast, CUDA graph", "cuda kernel")."""
+    return re.split("[ ,]", provider)[0] in OURS
+
+
+def is_bare_kernel(provider: str) -> bool:
+    """Timed without autograd and launches, so it is compared with the copy bandwidth and with nothing else."""
+    return is_ours(provider) and provider.endswith(" kernel")
 
 
 def load(path: Path) -> tuple[dict, list[Row]]:
@@ -90,8 +98,10 @@ def load(path: Path) -> tuple[dict, list[Row]]:
     rows = []
     for key, group in groups.items():
         others = {name: result for name, result in group.items() if not is_ours(name)}
-        rows += [Row(key, name, result, others) for name, result in group.items() if is_ours(name)]
-    return content["meta"], rows
+        for name, result in group.items():
+            if is_ours(name):
+                rows.append(Row(key, name, result, {} if is_bare_kernel(name) else others))
+    return {**dict.fromkeys(OPTIONAL_META), **content["meta"]}, rows
 
 
 def milliseconds(value: float | None) -> str:
@@ -109,7 +119,8 @@ def cell(text: object) -> str:
 
 
 def heading(meta: dict) -> str:
-    facts = [f"commit {str(meta['commit'])[:10]}", str(meta["date"]), f"torch {meta['torch']}"]
+    facts = [f"commit {str(meta['commit'])[:10]}"] if meta["commit"] else []
+    facts += [str(meta["date"]), f"torch {meta['torch']}"]
     facts += [f"{name} {meta[name]}" for name in ("triton", "driver") if meta[name]]
     facts += [f"{meta['threads']} threads"] if meta["threads"] else []
     facts += [f"load average {meta['load_average']}"] if meta["load_average"] is not None else []
@@ -127,9 +138,8 @@ def short_table(rows: list[Row]) -> str:
 
     Every single case and direction is in docs/performance.md.
     """
-    kept = [row for row in rows if row.key[2] in ("both", "step")] or rows
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in kept:
+    for row in headlines(rows):
         op, _, direction, dtype, layout = row.key
         groups.setdefault((op, direction, dtype, layout, row.provider), []).append(row)
     body = []
@@ -148,6 +158,16 @@ def short_table(rows: list[Row]) -> str:
         )
     head = ["op", "case", "dtype", "layout", "over eager", "over torch.compile", "over others"]
     return markdown_table(head, body, 4)
+
+
+def headlines(rows: list[Row]) -> list[Row]:
+    """What users see of each op: "strucfast" itself, forward and backward together (or steps) where there is that."""
+    kept = []
+    for op in dict.fromkeys(row.key[0] for row in rows):
+        mine = [row for row in rows if row.key[0] == op and not is_bare_kernel(row.provider)]
+        mine = [row for row in mine if row.provider.startswith("strucfast")] or mine
+        kept += [row for row in mine if row.key[2] in ("both", "step")] or mine
+    return kept
 
 
 def span(ratios: list[float | None]) -> str:
@@ -188,23 +208,29 @@ def long_table(rows: list[Row]) -> str:
             for name, other in row.others.items()
             if name not in EAGER + COMPILED
         ]
-        rate = result.get("gb_per_s")
         body.append(
             [cell(part) for part in (*row.key, row.provider)]
             + [milliseconds(result["median_ms"]), f"{milliseconds(result['p20_ms'])}-{milliseconds(result['p80_ms'])}"]
             + [times(row.ratio(EAGER)), times(row.ratio(COMPILED)), cell(", ".join(others)) or "–"]
-            + [memory(row), "–" if rate is None else f"{rate:.0f}"]
+            + [memory(row), bandwidth(result)]
         )
     return markdown_table(head, body, 6)
+
+
+def bandwidth(result: dict) -> str:
+    rate, share = result.get("gb_per_s"), result.get("share_of_copy")
+    if rate is None:
+        return "–"
+    return f"{rate:.0f}" + (f" ({100 * share:.0f}% of copy)" if share is not None else "")
 
 
 def plot(files: list[tuple[dict, list[Row]]]) -> str:
     """Bars of the ratios over eager and torch.compile on a log axis, as an SVG that reads on light and dark pages."""
     bars = []
     for meta, rows in files:
-        for row in rows:
+        for row in headlines(rows):
             ratios = [(row.ratio(EAGER), "#4f63d9"), (row.ratio(COMPILED), "#e2711d")]
-            if row.key[2] in ("both", "step") and any(ratio is not None for ratio, _ in ratios):
+            if any(ratio is not None for ratio, _ in ratios):
                 op, case, _, dtype, layout = row.key
                 mark = "" if row.provider == "strucfast" else f" {row.provider}"
                 bars.append((f"{op}{mark} {case} {dtype} {layout}", str(meta["device"]), ratios))

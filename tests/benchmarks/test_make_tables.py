@@ -144,12 +144,34 @@ def test_two_devices_keep_to_themselves(root):
     assert "2.00x" in rows[2] and "6.00x" in rows[5] and rows[5][0].endswith("(triton)")
 
 
+def test_the_readme_shows_what_users_see_and_bare_kernels_are_not_compared(root):
+    put(
+        root,
+        [
+            result("eager", 8.0), result("strucfast", 4.0), result("triton", 4.0), result("cuda", 5.0),
+            result("eager", 3.0, direction="forward"), result("strucfast", 2.0, direction="forward"),
+            result("cuda kernel", 1.0, direction="forward", gb_per_s=3210.4, share_of_copy=0.791),
+            result("numpy", 90.0, op="render", direction="forward"),
+            result("strucfast", 1.0, op="render", direction="forward"),
+        ],
+        meta={"device": "card", "date": "2026-11-21", "torch": "2.13.0"},
+    )  # fmt: skip
+    assert run(root) == 0
+    readme = table_rows(root / "README.md")[2:]
+    assert [row[0] for row in readme] == ["modulate, forward + backward", "render, forward"]
+    assert readme[1][-1] == "numpy 90.00x"
+    long = {(row[2], row[5]): row for row in table_rows(root / "docs" / "performance.md")[2:] if row[0] == "modulate"}
+    assert long["forward", "cuda kernel"][8:] == ["–", "–", "–", "–", "3210 (79% of copy)"]
+    assert long["both", "cuda"][8] == "1.60x" and ("forward", "strucfast") in long
+    assert "**card** (2026-11-21, torch 2.13.0)" in (root / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("{", "cannot be read as JSON"),
         ("[]", "'meta'"),
-        (json.dumps({"meta": {"commit": "x"}, "results": []}), "meta lacks device, date"),
+        (json.dumps({"meta": {"commit": "x"}, "results": []}), "meta lacks device, date, torch"),
         (json.dumps({"meta": META, "results": [{"op": "modulate"}]}), "results[0] lacks case"),
         (json.dumps({"meta": META, "results": [result("eager", 0.0)]}), "median_ms must be a positive number"),
         (
