@@ -188,7 +188,7 @@ def check(results, case, activation, scale_map):
     # A few hundred terms a sum, four layers deep, then exp: some tens of eps of the largest value.
     tolerance = 64 * np.finfo(u.dtype).eps
     assert len(results) in (2, len(exact))
-    for got, want in zip(results, exact, strict=True):
+    for got, want in zip(results, exact[: len(results)], strict=True):
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max(initial=0.0)))
 
