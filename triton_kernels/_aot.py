@@ -5,11 +5,13 @@ dtype. Recording the launches themselves keeps the compiled signatures and speci
 """
 
 import argparse
+import itertools
 import json
 import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,7 +142,7 @@ def _str_tfm_case(
     samples: int, variables: int, widths: tuple[int, ...], dtype: torch.dtype, activation: int, scale_map: int
 ) -> None:
     u = _meta((samples, variables, widths[0]), dtype)
-    weights = [_meta((variables, out, inputs), dtype) for inputs, out in zip(widths, widths[1:])]
+    weights = [_meta((variables, out, inputs), dtype) for inputs, out in itertools.pairwise(widths)]
     biases = [_meta((variables, out), dtype) for out in widths[1:]]
     scale, shift, saved = str_tfm.str_tfm_forward(u, weights, biases, activation, scale_map, True)
     str_tfm.str_tfm_backward(scale, shift, u, weights, biases, scale, saved, activation, scale_map, 3)
@@ -148,51 +150,38 @@ def _str_tfm_case(
 
 def _cases() -> Iterator[tuple[str, Callable[[], None]]]:
     names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.float64: "f64"}
-    for dtype, short in names.items():
-        for last in (False, True):
-            layout = "last" if last else "first"
-
-            def case(label: str, function: Callable[..., None], *args: Any, **kwargs: Any):
-                return f"{label}-{layout}-{short}", lambda: function(*args, **kwargs)
-
-            yield case("modulate-64", _modulate_case, (128, 64, 64, 64), dtype, last, False)
-            yield case("modulate-4", _modulate_case, (128, 64, 4, 4), dtype, last, False)
-            yield case("modulate-map", _modulate_case, (128, 64, 64, 64), dtype, last, True)
-            yield case("gn-64", _group_norm_case, (128, 64, 64, 64), 8, dtype, last, 1)
-            yield case("gn-32", _group_norm_case, (128, 64, 32, 32), 8, dtype, last, 1)
-            yield case("gn-4", _group_norm_case, (128, 64, 4, 4), 8, dtype, last, 1)
-            yield case("gn-split", _group_norm_case, (4, 64, 128, 128), 8, dtype, last, 1)
+    for (dtype, short), last in itertools.product(names.items(), (False, True)):
+        suffix = f"{'last' if last else 'first'}-{short}"
+        yield f"modulate-64-{suffix}", partial(_modulate_case, (128, 64, 64, 64), dtype, last, False)
+        yield f"modulate-4-{suffix}", partial(_modulate_case, (128, 64, 4, 4), dtype, last, False)
+        yield f"modulate-map-{suffix}", partial(_modulate_case, (128, 64, 64, 64), dtype, last, True)
+        yield f"gn-64-{suffix}", partial(_group_norm_case, (128, 64, 64, 64), 8, dtype, last, 1)
+        yield f"gn-32-{suffix}", partial(_group_norm_case, (128, 64, 32, 32), 8, dtype, last, 1)
+        yield f"gn-4-{suffix}", partial(_group_norm_case, (128, 64, 4, 4), 8, dtype, last, 1)
+        yield f"gn-split-{suffix}", partial(_group_norm_case, (4, 64, 128, 128), 8, dtype, last, 1)
+    # What the loop above leaves out: odd sizes, splits, maps, absent parameters, every activation.
+    f32 = torch.float32
     for last in (False, True):
-        layout = "last" if last else "first"
-        f32 = torch.float32
-
-        def case(label: str, function: Callable[..., None], *args: Any, **kwargs: Any):
-            return f"{label}-{layout}-f32", lambda: function(*args, **kwargs)
-
-        # What the loop above leaves out: odd sizes, splits, maps, absent parameters, every activation.
-        yield case("modulate-odd", _modulate_case, (3, 5, 7, 11), f32, last, False)
-        yield case("modulate-few", _modulate_case, (2, 3, 512, 512), f32, last, False)
-        yield case("gn-odd", _group_norm_case, (3, 15, 7, 11), 3, f32, last, 1)
-        yield case("gn-odd-large", _group_norm_case, (3, 15, 67, 71), 3, f32, last, 1)
-        yield case("gn-one-group", _group_norm_case, (64, 512, 16, 16), 1, f32, last, 1)
-        yield case("gn-map", _group_norm_case, (128, 64, 64, 64), 8, f32, last, 1, per_pixel=True)
-        yield case("gn-map-small", _group_norm_case, (128, 64, 8, 8), 8, f32, last, 1, per_pixel=True)
-        yield case("gn-bare", _group_norm_case, (128, 64, 64, 64), 8, f32, last, 0, bare=True)
-        yield case("gn-sums-only", _group_norm_case, (128, 64, 64, 64), 8, f32, last, 1, mask=30)
-        for activation in range(6):
-            yield case(f"gn-act{activation}", _group_norm_case, (128, 64, 16, 16), 8, f32, last, activation)
-            yield case(f"gn-act{activation}-large", _group_norm_case, (128, 64, 64, 64), 8, f32, last, activation)
-    for dtype, short in ((torch.float32, "f32"), (torch.float64, "f64")):
-
-        def mlp(label: str, *args: Any):
-            return f"{label}-{short}", lambda: _str_tfm_case(*args)
-
-        yield mlp("mlp-1", 128, 12, (1, 128), dtype, 1, 0)
-        yield mlp("mlp-64", 128, 12, (1, 64, 64, 64, 128), dtype, 1, 0)
-        yield mlp("mlp-256", 4096, 16, (12, 64, 128, 256, 512), dtype, 1, 0)
-        yield mlp("mlp-odd", 33, 3, (5, 17, 31, 6), dtype, 2, 1)
-        for scale_map in range(5):
-            yield mlp(f"mlp-act{scale_map + 1}", 128, 12, (1, 64, 128), dtype, scale_map + 1, scale_map)
+        suffix = f"{'last' if last else 'first'}-f32"
+        yield f"modulate-odd-{suffix}", partial(_modulate_case, (3, 5, 7, 11), f32, last, False)
+        yield f"modulate-few-{suffix}", partial(_modulate_case, (2, 3, 512, 512), f32, last, False)
+        yield f"gn-odd-{suffix}", partial(_group_norm_case, (3, 15, 7, 11), 3, f32, last, 1)
+        yield f"gn-odd-large-{suffix}", partial(_group_norm_case, (3, 15, 67, 71), 3, f32, last, 1)
+        yield f"gn-one-group-{suffix}", partial(_group_norm_case, (64, 512, 16, 16), 1, f32, last, 1)
+        yield f"gn-map-{suffix}", partial(_group_norm_case, (128, 64, 64, 64), 8, f32, last, 1, per_pixel=True)
+        yield f"gn-map-small-{suffix}", partial(_group_norm_case, (128, 64, 8, 8), 8, f32, last, 1, per_pixel=True)
+        yield f"gn-bare-{suffix}", partial(_group_norm_case, (128, 64, 64, 64), 8, f32, last, 0, bare=True)
+        yield f"gn-sums-only-{suffix}", partial(_group_norm_case, (128, 64, 64, 64), 8, f32, last, 1, mask=30)
+        for code in range(6):
+            yield f"gn-act{code}-{suffix}", partial(_group_norm_case, (128, 64, 16, 16), 8, f32, last, code)
+            yield f"gn-act{code}-large-{suffix}", partial(_group_norm_case, (128, 64, 64, 64), 8, f32, last, code)
+    for dtype, short in ((f32, "f32"), (torch.float64, "f64")):
+        yield f"mlp-1-{short}", partial(_str_tfm_case, 128, 12, (1, 128), dtype, 1, 0)
+        yield f"mlp-64-{short}", partial(_str_tfm_case, 128, 12, (1, 64, 64, 64, 128), dtype, 1, 0)
+        yield f"mlp-256-{short}", partial(_str_tfm_case, 4096, 16, (12, 64, 128, 256, 512), dtype, 1, 0)
+        yield f"mlp-odd-{short}", partial(_str_tfm_case, 33, 3, (5, 17, 31, 6), dtype, 2, 1)
+        for code in range(5):
+            yield f"mlp-act{code + 1}-{short}", partial(_str_tfm_case, 128, 12, (1, 64, 128), dtype, code + 1, code)
 
 
 CASES: dict[str, Callable[[], None]] = dict(_cases())
@@ -285,7 +274,11 @@ def compile_for(candidate: Variant, target: str) -> Resources:
         registers, stack = _cubin_resources(compiled.asm["cubin"])
         code = compiled.asm["ptx"]
         return Resources(
-            registers, stack, shared, len(re.findall(r"\.f64\b", code)), len(re.findall(r"(?:ld|st)\.global\S*\.v[24]", code))
+            registers,
+            stack,
+            shared,
+            len(re.findall(r"\.f64\b", code)),
+            len(re.findall(r"(?:ld|st)\.global\S*\.v[24]", code)),
         )
     code = compiled.asm["amdgcn"]
     # Scalar registers spill into lanes of vector registers, not into memory: only what reaches scratch counts.

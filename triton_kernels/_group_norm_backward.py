@@ -314,7 +314,7 @@ def _group_norm_backward_kernel(
             offset = base + channel[:, None] * channel_stride + position[None, :] * spatial_stride
             grad = load(grad_ptr + offset, mask, "evict_first")
             x = load(x_ptr + offset, mask, "evict_first")
-            xhat, value, du = _tile_gradients(
+            xhat, _value, du = _tile_gradients(
                 x, grad, scale_ptr, offset, mask, mean_lanes, rstd_lanes, weight, bias, scale,
                 ACTIVATION, SCALE_PER_PIXEL,
             )  # fmt: skip

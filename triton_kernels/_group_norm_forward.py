@@ -1,4 +1,4 @@
-"""Forward kernels of group_norm_modulate: one for groups that fit a tile, one (with partial statistics) for the rest."""
+"""Forward kernels of group_norm_modulate: one for groups that fit a tile, two (one for partial sums) for the rest."""
 
 import triton
 import triton.language as tl

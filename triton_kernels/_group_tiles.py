@@ -43,7 +43,7 @@ def to_lanes(per_group, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def first_elements(x_ptr, base, group_tile, num_groups, channel_stride, CG: tl.constexpr, GP: tl.constexpr):
-    """First element of each group: subtracted before anything is summed, so that a big common offset costs no digits."""
+    """First element of each group: subtracted before anything is summed, a big offset then costs no digits."""
     group = group_tile * GP + tl.arange(0, GP)
     return load(x_ptr + base + group.to(tl.int64) * CG * channel_stride, group < num_groups)
 

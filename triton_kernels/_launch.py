@@ -50,7 +50,7 @@ def check_device(name: str, *tensors: torch.Tensor | None) -> torch.device:
     return device
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _processors(index: int) -> int:
     return torch.cuda.get_device_properties(index).multi_processor_count
 

@@ -23,6 +23,12 @@ def load(pointer, mask, EVICTION: tl.constexpr = ""):
 
 
 @triton.jit
+def dot(a, b, accumulator):
+    # ieee: full float32 products; the default of a float32 dot would be TF32 with 10 bits.
+    return tl.dot(a, b, accumulator, input_precision="ieee", out_dtype=accumulator.dtype)
+
+
+@triton.jit
 def inverse_sqrt(value):
     """1 / sqrt(value), correctly rounded in both steps (the statistics are few, their error is everywhere)."""
     if value.dtype == tl.float64:

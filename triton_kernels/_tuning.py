@@ -20,12 +20,12 @@ def table_path(device_name: str) -> Path:
     return TABLE_DIRECTORY / f"{slug}.json"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _table(path: Path) -> dict[str, dict[str, dict[str, int]]]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _device_name(index: int) -> str:
     return torch.cuda.get_device_name(index)
 

@@ -307,6 +307,11 @@ def modulate_backward(
     )
     if splits > 1:
         column_sums(
-            dscale_target if reduces_scale else None, dscale, dshift_target if reduces_shift else None, dshift, splits, rows
+            dscale_target if reduces_scale else None,
+            dscale,
+            dshift_target if reduces_shift else None,
+            dshift,
+            splits,
+            rows,
         )
     return dx, dscale, dshift

@@ -6,7 +6,6 @@ import sys
 import torch
 import triton
 import triton.language as tl
-
 from strucfast.triton_kernels import _aot
 
 
@@ -44,7 +43,12 @@ def main() -> None:
     found = {}
     # An AMD lane has 512 registers, twice as many as an NVIDIA thread, and a program there has twice the lanes.
     large = 16384 if sys.argv[1].startswith("sm_") else 65536
-    for kernel, block, warps in ((spilling, large, 1), (double_constant, 128, 1), (memory_hog, 256, 16), (harmless, 128, 1)):
+    for kernel, block, warps in (
+        (spilling, large, 1),
+        (double_constant, 128, 1),
+        (memory_hog, 256, 16),
+        (harmless, 128, 1),
+    ):
         options = {"num_warps": warps, "num_stages": 2, "enable_fp_fusion": True}
         launched = {"kernel": kernel, "args": (x, x), "constants": {"BLOCK": block}, "options": options}
         candidate = _aot.variant(kernel.__name__, launched)

@@ -1,9 +1,10 @@
 """Ahead-of-time compilation of every Triton kernel for GPUs that are not here, with resource gates.
 
-Compiles run in subprocesses without TRITON_INTERPRET, under which nothing compiles. STRUCFAST_FULL=1 takes every variant
-of the registry, otherwise one per kernel and dtype is taken.
+Compiles run in subprocesses without TRITON_INTERPRET, under which nothing compiles. STRUCFAST_FULL=1 takes every
+variant of the registry, otherwise one per kernel and dtype is taken.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -36,7 +37,9 @@ def test_every_kernel_compiles_within_the_gates(target):
     assert len(rows) >= 40
     if target.startswith("sm_"):
         # Without 16-byte accesses no kernel reaches the copy bandwidth; the small weights' sums do without.
-        narrow = [r["name"] for r in rows if "modulate" in r["name"] and "64-" in r["name"] and not r["vector_accesses"]]
+        narrow = [
+            r["name"] for r in rows if "modulate" in r["name"] and "64-" in r["name"] and not r["vector_accesses"]
+        ]
         assert not narrow
 
 
@@ -75,7 +78,7 @@ def test_every_jit_kernel_is_imported_where_the_registry_looks():
     named = set()
     for path in folder.glob("*.py"):
         lines = path.read_text().splitlines()
-        for decorator, definition in zip(lines, lines[1:]):
+        for decorator, definition in itertools.pairwise(lines):
             name = definition.removeprefix("def ").split("(")[0]
             if decorator == "@triton.jit" and name.endswith("_kernel"):
                 named.add(name)

@@ -15,7 +15,13 @@ pytest.importorskip("triton", reason="the Triton kernels need triton; install it
 
 FOLDER = Path(__file__).parent / "interpreted"
 # Fewest checks of each file: a file that stops being collected must not pass.
-CHECKS = {"check_golden": 12, "check_group_norm_modulate": 40, "check_math": 40, "check_modulate": 50, "check_str_tfm": 20}
+CHECKS = {
+    "check_golden": 12,
+    "check_group_norm_modulate": 40,
+    "check_math": 40,
+    "check_modulate": 50,
+    "check_str_tfm": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,9 @@ def outcomes(tmp_path_factory):
         stem = next(part for part in case.get("classname").split(".") if part.startswith("check_"))
         passed, broken = found.get(stem, (0, []))
         bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
-        text = [f"{case.get('name')}: {child.tag}: {(child.text or child.get('message') or '')[-1500:]}" for child in bad]
+        text = [
+            f"{case.get('name')}: {child.tag}: {(child.text or child.get('message') or '')[-1500:]}" for child in bad
+        ]
         found[stem] = (passed + (not bad), broken + text)
     return found
 

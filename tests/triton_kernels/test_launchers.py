@@ -1,4 +1,4 @@
-"""What launchers do before a kernel runs: errors, layouts without copies, configurations. Launches are recorded only."""
+"""What launchers do before a kernel runs: errors, layouts, configurations. Launches are recorded only."""
 
 import importlib.util
 import json
@@ -10,14 +10,16 @@ import torch
 
 pytest.importorskip("triton", reason="the Triton kernels need triton; install it with pip install triton")
 
-from strucfast import triton_kernels as kernels
 from strucfast.triton_kernels import _launch, _layout, _tuning
 from strucfast.triton_kernels.group_norm_modulate import GroupNormConfig, group_norm_config
 from strucfast.triton_kernels.modulate import ModulateConfig, backward_config, forward_config
 
+from strucfast import triton_kernels as kernels
+
 CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(
-    _launch.INTERPRETED, reason="TRITON_INTERPRET is set, and with it CPU tensors are allowed; unset it to run this test"
+    _launch.INTERPRETED,
+    reason="TRITON_INTERPRET is set, and with it CPU tensors are allowed; unset it to run this test",
 )
 
 
@@ -104,7 +106,9 @@ def test_cpu_tensors_are_refused():
         "str_tfm_backward": lambda: kernels.str_tfm_backward(p, p, torch.ones(3, 2, 4), w, b, p, p, 1, 0, 3),
     }
     for name, call in calls.items():
-        with pytest.raises(RuntimeError, match=rf"^{name}: Triton kernels need CUDA or ROCm tensors, got a tensor on cpu"):
+        with pytest.raises(
+            RuntimeError, match=rf"^{name}: Triton kernels need CUDA or ROCm tensors, got a tensor on cpu"
+        ):
             call()
 
 
@@ -142,7 +146,9 @@ def test_imports_torch_and_triton_only():
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
-@pytest.mark.parametrize("shape", [(128, 64, 4096), (128, 64, 16), (1, 3, 1), (2, 1000, 7), (1, 2, 10**6), (4, 512, 65536)])
+@pytest.mark.parametrize(
+    "shape", [(128, 64, 4096), (128, 64, 16), (1, 3, 1), (2, 1000, 7), (1, 2, 10**6), (4, 512, 65536)]
+)
 def test_configurations_are_sound(shape, itemsize, last):
     batch, channels, spatial = shape
     strides = (1, channels) if last else (spatial, 1)

@@ -8,11 +8,11 @@ import torch
 import triton
 import triton.language as tl
 from common import ACTIVATIONS, SCALE_MAPS
+from strucfast.triton_kernels._math import activate, activate_with_slope, map_scale, map_scale_slope
 
 from strucfast.reference._activations import SOFTPLUS_SHIFT
 from strucfast.reference._activations import activate as reference_activate
 from strucfast.reference._activations import map_scale as reference_map
-from strucfast.triton_kernels._math import activate, activate_with_slope, map_scale, map_scale_slope
 
 GOLDEN = Path(__file__).parents[2] / "data" / "modulation.json"
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 from common import assert_close, channels_last, gradients, random
-
-from strucfast import reference
 from strucfast.triton_kernels import modulate_backward, modulate_forward
 from strucfast.triton_kernels.modulate import ModulateConfig
+
+from strucfast import reference
 
 SHAPES = [(2, 3), (2, 3, 5), (3, 5, 3, 2), (2, 3, 2, 3, 2)]
 # None is the heuristic; the others loop over ragged tiles, and split S with a second reduction.

@@ -1,12 +1,14 @@
 """str_tfm's launchers against the reference: widths that are no powers of two, depths, activations, scale maps."""
 
+import itertools
+
 import pytest
 import torch
 from common import ACTIVATIONS, SCALE_MAPS, assert_close, gradients, random
-
-from strucfast import reference
 from strucfast.triton_kernels import str_tfm_backward, str_tfm_forward
 from strucfast.triton_kernels.str_tfm import MAX_LAYERS, StrTfmConfig
+
+from strucfast import reference
 
 # samples, variables, widths (k, hidden..., 2C), activation, scale map, configuration.
 SMALL = StrTfmConfig(block_m=16, block_n=16, block_k=16, block_samples=16, num_warps=1, splits=2)
@@ -23,7 +25,7 @@ CASES = [
 
 def inputs(samples, variables, widths, dtype):
     u = random((samples, variables, widths[0]), dtype, 1)
-    pairs = list(zip(widths, widths[1:]))
+    pairs = list(itertools.pairwise(widths))
     weights = [random((variables, out, inputs), dtype, 10 + i) / inputs**0.5 for i, (inputs, out) in enumerate(pairs)]
     biases = [random((variables, out), dtype, 30 + i) for i, (_, out) in enumerate(pairs)]
     return u, weights, biases
@@ -104,7 +106,7 @@ def test_errors():
         str_tfm_forward(u, weights, biases, 1, 0, True)
     with pytest.raises(TypeError, match=r"weights\[0\] must be torch.float32"):
         str_tfm_forward(u, [weights[0].double()], biases[:1], 1, 0, True)
-    with pytest.raises(TypeError, match="u must be float32 or float64, got torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"u must be float32 or float64, got torch\.bfloat16"):
         str_tfm_forward(u.bfloat16(), weights[:1], biases[:1], 1, 0, True)
     scale, _, _ = str_tfm_forward(u, weights[:2], biases[:2], 1, 0, False)
     with pytest.raises(ValueError, match="saved must be"):

@@ -1,7 +1,6 @@
 """Shared by the checks that run under TRITON_INTERPRET=1: inputs inside NaN guards, and the error rule."""
 
 import torch
-
 from strucfast.triton_kernels import _launch
 
 if not _launch.INTERPRETED:
