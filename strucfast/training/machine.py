@@ -81,6 +81,16 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_bf16_units() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AMX, AVX512-BF16, Arm BF16); emulated it is slower than float32."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return bool({"amx_bf16", "avx512_bf16", "bf16"} & set(flags))
+
+
 def resolve_device(name: str):
     """"auto", "cpu", "cuda" or "cuda:N" as a torch.device.
 
