@@ -34,7 +34,10 @@ SIZES = (4, 8, 16, 32, 64)
 GROUPS = 8
 DTYPES = (torch.float32, torch.bfloat16)
 LAYOUTS = ("contiguous", "channels_last")
-STACKS = {"12 x 1-64-64-64-128, N 128": (128, 12, (1, 64, 64, 64, 128)), "12 x 1-64-64-64-128, N 1024": (1024, 12, (1, 64, 64, 64, 128))}
+STACKS = {
+    "12 x 1-64-64-64-128, N 128": (128, 12, (1, 64, 64, 64, 128)),
+    "12 x 1-64-64-64-128, N 1024": (1024, 12, (1, 64, 64, 64, 128)),
+}
 
 
 class Clock:
@@ -50,7 +53,9 @@ class Clock:
 def require_gpu() -> str:
     """The card's compute capability as nvcc wants it ("90")."""
     if torch.version.cuda is None:
-        raise SystemExit("make gpu: no GPU run: this torch is a build without CUDA; set PYTHON= to an interpreter with one")
+        raise SystemExit(
+            "make gpu: no GPU run: this torch is a build without CUDA; set PYTHON= to an interpreter with one"
+        )
     if not torch.cuda.is_available():
         raise SystemExit("make gpu: no GPU run: torch sees no CUDA device")
     major, minor = torch.cuda.get_device_capability()
@@ -246,7 +251,9 @@ def bench_kernels(case: Case, bandwidth: float) -> None:
             stats = cold([case.calls(kernels, t)[direction] for t in tensors])
             rate = case.bytes(direction) / (stats.median_ms * 1e-3)
             share = round(rate / bandwidth, 4)
-            rows.append(row(case, direction, f"{backend} kernel", stats, gb_per_s=round(rate / 1e9, 1), share_of_copy=share))
+            rows.append(
+                row(case, direction, f"{backend} kernel", stats, gb_per_s=round(rate / 1e9, 1), share_of_copy=share)
+            )
             print(
                 f"{case.op:<20} {case.name:<16} {direction:<9} {str(case.dtype)[6:]:<9} {case.layout:<14} {backend:<7}"
                 f" {stats.median_ms * 1e3:9.1f} us  {100 * share:5.1f}% of copy",
@@ -317,7 +324,11 @@ def bench_str_tfm() -> None:
             }
             stats = _timing.compare(providers, device="cuda", seconds=1.5)
             save(_timing.rows_of("str_tfm", name, direction, torch.float32, "contiguous", stats))
-            print(f"str_tfm {name} {direction}: " + "  ".join(f"{k} {s.median_ms * 1e3:.1f} us" for k, s in stats.items()), flush=True)
+            print(
+                f"str_tfm {name} {direction}: "
+                + "  ".join(f"{k} {s.median_ms * 1e3:.1f} us" for k, s in stats.items()),
+                flush=True,
+            )
 
 
 def bench(clock: Clock) -> int:
@@ -445,7 +456,12 @@ def short_run(seconds: float) -> None:
         history = Trainer(config, Path(folder) / "run").fit().history()
     last = [h for h in history if h["split"] == "validation"][-1]
     rate = statistics.median(h["images_per_s"] for h in history if h["split"] == "train")
-    figures = {"steps": last["step"], "validation_loss": last["loss"], "images_per_s": round(rate), "seconds": round(seconds)}
+    figures = {
+        "steps": last["step"],
+        "validation_loss": last["loss"],
+        "images_per_s": round(rate),
+        "seconds": round(seconds),
+    }
     save([], training_run=figures)
     print(f"sae-12 run: {figures}", flush=True)
 

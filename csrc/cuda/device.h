@@ -57,8 +57,8 @@ cudaError_t launch(void (*kernel)(Arguments...), unsigned grid, dim3 block, size
                    Arguments... arguments) {
   // Up to 48 KB come without asking.
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
@@ -87,7 +87,9 @@ inline T* dynamic_shared() {
 inline void copy_16_to_shared(void* shared, const void* global) { emulator::copy_16(shared, global); }
 inline void wait_for_copies() { emulator::finish_copies(); }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t(a) * b) >> 32); }
-inline uint64_t multiply_high(uint64_t a, uint64_t b) { return static_cast<uint64_t>(((unsigned __int128)a * b) >> 64); }
+inline uint64_t multiply_high(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>(((unsigned __int128)a * b) >> 64);
+}
 inline float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
 inline double reciprocal_root(double value) { return 1.0 / sqrt(value); }
 

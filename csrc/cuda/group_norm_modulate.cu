@@ -25,7 +25,8 @@ struct Group {
   const Shape& shape;
   const Divider& line;
 
-  __device__ __forceinline__ Group(int64_t index, int64_t groups, int64_t channels, const Shape& shape_, const Divider& line_)
+  __device__ __forceinline__ Group(int64_t index, int64_t groups, int64_t channels, const Shape& shape_,
+                                   const Divider& line_)
       : shape(shape_), line(line_) {
     sample = static_cast<unsigned>(index) / static_cast<unsigned>(groups);
     first_channel = (index - sample * groups) * channels;
@@ -74,8 +75,8 @@ struct ForwardArguments {
 };
 
 template <typename T>
-__device__ __forceinline__ ChannelTerms<Compute<T>> channel_terms(const GroupNormParameters& p, int64_t sample, int64_t channel,
-                                                                  Compute<T> centre, Compute<T> rstd) {
+__device__ __forceinline__ ChannelTerms<Compute<T>> channel_terms(const GroupNormParameters& p, int64_t sample,
+                                                                  int64_t channel, Compute<T> centre, Compute<T> rstd) {
   using A = Compute<T>;
   const A weight = p.weight.data != nullptr ? load_operand<T>(p.weight, channel) : A(1);
   const A bias = p.bias.data != nullptr ? load_operand<T>(p.bias, channel) : A(0);
@@ -84,8 +85,10 @@ __device__ __forceinline__ ChannelTerms<Compute<T>> channel_terms(const GroupNor
   terms.offset = bias - centre * terms.slope;
   terms.scale = A(1);
   terms.shift = A(0);
-  if (p.scale.data != nullptr && !p.scale.per_pixel) terms.scale = load_operand<T>(p.scale, sample * p.scale.stride + channel);
-  if (p.shift.data != nullptr && !p.shift.per_pixel) terms.shift = load_operand<T>(p.shift, sample * p.shift.stride + channel);
+  if (p.scale.data != nullptr && !p.scale.per_pixel)
+    terms.scale = load_operand<T>(p.scale, sample * p.scale.stride + channel);
+  if (p.shift.data != nullptr && !p.shift.per_pixel)
+    terms.shift = load_operand<T>(p.shift, sample * p.shift.stride + channel);
   return terms;
 }
 
@@ -154,7 +157,8 @@ __global__ void __launch_bounds__(kMaxThreads) group_norm_modulate_forward_kerne
   }
   const auto terms_of = [&](int c) {
     // Only the kernel of single elements serves groups whose terms do not fit.
-    return V > 1 || args.terms_shared ? terms[c] : channel_terms<T>(p, group.sample, group.first_channel + c, centre, rstd);
+    return V > 1 || args.terms_shared ? terms[c]
+                                      : channel_terms<T>(p, group.sample, group.first_channel + c, centre, rstd);
   };
   dispatch_activation<V>(p.activation, [&](auto activation) {
     for (int64_t i = threadIdx.x; i < group.vectors; i += threads) {
@@ -219,15 +223,16 @@ cudaError_t group_norm_modulate_forward(const T* x, GroupNormParameters p, doubl
   constexpr int V = kFullVector<T>;
   bool vectors = (p.shape.channels_last ? p.shape.channels / p.groups : p.shape.spatial) % V == 0;
   vectors = vectors && aligned_16(x) && aligned_16(y);
-  for (const Operand& operand : {p.scale, p.shift}) vectors = vectors && (!operand.per_pixel || aligned_16(operand.data));
+  for (const Operand& operand : {p.scale, p.shift})
+    vectors = vectors && (!operand.per_pixel || aligned_16(operand.data));
   vectors = vectors && terms_fit<Compute<T>>(p, shared_memory_limit());
   const ForwardArguments<T> args{x, p, static_cast<Compute<T>>(eps), y, mean, rstd, Divider(1, 1), 0, 0, false};
   return vectors ? run<T, V>(args, stream) : run<T, 1>(args, stream);
 }
 
-#define STRUCFAST_FORWARD(T)                                                                                         \
-  template cudaError_t group_norm_modulate_forward<T>(const T*, GroupNormParameters, double, T*, Compute<T>*, Compute<T>*, \
-                                                      cudaStream_t);
+#define STRUCFAST_FORWARD(T)                                                                                  \
+  template cudaError_t group_norm_modulate_forward<T>(const T*, GroupNormParameters, double, T*, Compute<T>*, \
+                                                      Compute<T>*, cudaStream_t);
 STRUCFAST_FORWARD(float)
 STRUCFAST_FORWARD(double)
 STRUCFAST_FORWARD(BFloat16)

@@ -34,6 +34,7 @@ struct GroupNormBackward {
 };
 
 template <typename T>
-cudaError_t group_norm_modulate_backward(GroupNormBackward<T> tensors, GroupNormParameters parameters, cudaStream_t stream);
+cudaError_t group_norm_modulate_backward(GroupNormBackward<T> tensors, GroupNormParameters parameters,
+                                         cudaStream_t stream);
 
 }  // namespace strucfast::cuda

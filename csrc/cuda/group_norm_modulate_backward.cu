@@ -6,16 +6,17 @@
 #include "cuda/vector_io.cuh"
 
 // One block per group. First sweep: per channel the sums of g, g act(u), du and du xhat; du = scale g act'(u). Second
-// sweep: dx = rstd (h - mean h - xhat mean(h xhat)) with h = weight du. Between the sweeps h and x stay in shared memory
-// as far as they fit; what does not is read again from the L2 cache and recomputed.
+// sweep: dx = rstd (h - mean h - xhat mean(h xhat)) with h = weight du. Between the sweeps h and x stay in shared
+// memory as far as they fit; what does not is read again from the L2 cache and recomputed.
 namespace strucfast::cuda {
 namespace {
 
 // float64 arithmetic needs twice the registers.
 template <typename T>
 constexpr int kThreads = sizeof(T) == 8 ? 256 : 512;
-// Loads of grad and of x that a thread has under way at once.
-constexpr int kBatch = 2;
+// Four elements to a vector for half types too: eight of them, with four sums, would not fit the registers.
+template <typename T>
+constexpr int kVector = kFullVector<T> < 4 ? kFullVector<T> : 4;
 // Scratch of block_sum, padded so that what follows stays aligned for every type.
 constexpr int kScratch = 64;
 // Channel vectors side by side in the channels-last sweep.
@@ -50,7 +51,8 @@ __device__ __forceinline__ Terms<Compute<T>> load_terms(const GroupNormParameter
   terms.bias = p.bias.data != nullptr ? load_operand<T>(p.bias, channel) : A(0);
   terms.slope = terms.weight * rstd;
   terms.scale = A(1);
-  if (p.scale.data != nullptr && !p.scale.per_pixel) terms.scale = load_operand<T>(p.scale, sample * p.scale.stride + channel);
+  if (p.scale.data != nullptr && !p.scale.per_pixel)
+    terms.scale = load_operand<T>(p.scale, sample * p.scale.stride + channel);
   return terms;
 }
 
@@ -126,35 +128,30 @@ struct Block {
     return base + (channel * line_vectors + position) * V;
   }
 
-  // h and, with Sum, this vector's share of the sums and the per-pixel gradients.
+  // h and, with Sum, this vector's share of the sums and the per-pixel gradients. Per-pixel parameters are rare here
+  // and go element by element: vectors of them would cost the registers that keep loads under way.
   template <bool Sum, typename Activate>
-  __device__ void vector(Activate activation, int channel, int64_t at, const Pack<T, V>& grad_pack, const Pack<T, V>& x_pack, A (&h)[V],
-                         Sums<A> (&sums)[ChannelsLast ? V : 1]) const {
-    A grad[V], x[V], pixel_scale[V], value[V];
-    unpack<V>(grad_pack, grad);
-    unpack<V>(x_pack, x);
-    if (args.p.scale.per_pixel) load_operands<T, V>(args.p.scale, at, pixel_scale);
+  __device__ void vector(Activate activation, int channel, int64_t at, const Pack<T, V>& grad_pack,
+                         const Pack<T, V>& x_pack, A (&h)[V], Sums<A> (&sums)[ChannelsLast ? V : 1]) const {
     Terms<A> term = terms_of(channel);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       if (ChannelsLast && j > 0) term = terms_of(channel + j);
-      const A centred = x[j] - mean;
+      const A grad = to_compute(grad_pack.items[j]), centred = to_compute(x_pack.items[j]) - mean;
       const auto activated = activation(centred * term.slope + term.bias);
-      const A scale = args.p.scale.per_pixel ? pixel_scale[j] : term.scale;
-      const A du = grad[j] * scale * activated.slope;
+      const A scale = args.p.scale.per_pixel ? load_operand<T>(args.p.scale, at + j) : term.scale;
+      const A du = grad * scale * activated.slope;
       h[j] = term.weight * du;
       if constexpr (Sum) {
-        value[j] = grad[j] * activated.value;
+        const A value = grad * activated.value;
         Sums<A>& sum = sums[ChannelsLast ? j : 0];
-        sum.grad += grad[j];
-        sum.value += value[j];
+        sum.grad += grad;
+        sum.value += value;
         sum.bias += du;
         sum.weight += du * (centred * rstd);
+        if (args.t.dscale.per_pixel && args.t.dscale.data != nullptr) store_gradient<T>(args.t.dscale, at + j, value);
+        if (args.t.dshift.per_pixel && args.t.dshift.data != nullptr) store_gradient<T>(args.t.dshift, at + j, grad);
       }
-    }
-    if constexpr (Sum) {
-      if (args.t.dscale.per_pixel && args.t.dscale.data != nullptr) store_gradients<T, V>(args.t.dscale, at, value);
-      if (args.t.dshift.per_pixel && args.t.dshift.data != nullptr) store_gradients<T, V>(args.t.dshift, at, grad);
     }
   }
 
@@ -171,6 +168,9 @@ struct Block {
   __device__ static Sums<A> add(const Sums<A>& a, const Sums<A>& b) {
     return {a.grad + b.grad, a.value + b.value, a.bias + b.bias, a.weight + b.weight};
   }
+
+  // Loads of grad and of x that a thread has under way at once, as far as the registers go.
+  static constexpr int kBatch = !ChannelsLast && sizeof(Pack<T, V>) < 16 ? 4 : 2;
 
   template <typename Activate>
   __device__ void first_sweep(Activate activation) const {
@@ -272,29 +272,29 @@ __global__ void __launch_bounds__(kThreads<T>, 1) group_norm_modulate_backward_k
     }
     __syncthreads();
   }
-  dispatch_activation<V>(args.p.activation, [&](auto activation) {
-    block.first_sweep(activation);
-    A sum_h = 0, sum_hx = 0;
-    for (int c = threadIdx.x; c < block.channels; c += block.threads) {
-      const Sums<A> total = *block.workspace(c);
-      const int64_t index = args.p.shape.channels * block.sample + block.first_channel + c;
-      if (args.t.dscale.data != nullptr && !args.t.dscale.per_pixel) store_gradient<T>(args.t.dscale, index, total.value);
-      if (args.t.dshift.data != nullptr && !args.t.dshift.per_pixel) store_gradient<T>(args.t.dshift, index, total.grad);
-      const A weight = block.terms_of(c).weight;
-      sum_h += weight * total.bias;
-      sum_hx += weight * total.weight;
-    }
-    if (args.t.dx == nullptr) return;
-    const A count = static_cast<A>(block.channels * args.p.shape.spatial);
-    const A mean_h = block_sum(sum_h, block.scratch) / count, mean_hx = block_sum(sum_hx, block.scratch) / count;
-    block.second_sweep(activation, mean_h, mean_hx);
-  });
+  dispatch_activation<V>(args.p.activation, [&](auto activation) { block.first_sweep(activation); });
+  A sum_h = 0, sum_hx = 0;
+  for (int c = threadIdx.x; c < block.channels; c += block.threads) {
+    const Sums<A> total = *block.workspace(c);
+    const int64_t index = args.p.shape.channels * block.sample + block.first_channel + c;
+    if (args.t.dscale.data != nullptr && !args.t.dscale.per_pixel) store_gradient<T>(args.t.dscale, index, total.value);
+    if (args.t.dshift.data != nullptr && !args.t.dshift.per_pixel) store_gradient<T>(args.t.dshift, index, total.grad);
+    const A weight = block.terms_of(c).weight;
+    sum_h += weight * total.bias;
+    sum_hx += weight * total.weight;
+  }
+  if (args.t.dx == nullptr) return;
+  const A count = static_cast<A>(block.channels * args.p.shape.spatial);
+  const A mean_h = block_sum(sum_h, block.scratch) / count, mean_hx = block_sum(sum_hx, block.scratch) / count;
+  // Only what did not fit is activated again, so one copy of this sweep serves all activations.
+  block.second_sweep(AnyActivation{args.p.activation}, mean_h, mean_hx);
 }
 
 // dweight and dbias: the sums over the batch, a warp per channel.
 template <typename T>
-__global__ void __launch_bounds__(kThreads<T>) group_norm_parameters_kernel(const Compute<T>* workspace, Gradient dweight,
-                                                                         Gradient dbias, int64_t batch, int64_t channels) {
+__global__ void __launch_bounds__(kThreads<T>)
+    group_norm_parameters_kernel(const Compute<T>* workspace, Gradient dweight, Gradient dbias, int64_t batch,
+                                 int64_t channels) {
   using A = Compute<T>;
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * (kThreads<T> / 32) + threadIdx.x / 32;
   A weight = 0, bias = 0;
@@ -352,17 +352,16 @@ cudaError_t group_norm_modulate_backward(GroupNormBackward<T> t, GroupNormParame
   if (p.shape.size() == 0) return cudaSuccess;
   const Shape shape = p.shape;
   if (shape.spatial == 1) p.shape.channels_last = true;
-  constexpr int V = kFullVector<T>;
-  // Channels-last keeps four sums per element of the vector, so eight half-precision elements would not fit the registers.
-  constexpr int W = V < 4 ? V : 4;
-  bool vectors = p.shape.channels_last ? shape.channels / p.groups % W == 0 : shape.spatial % V == 0;
+  constexpr int V = kVector<T>;
+  bool vectors = (p.shape.channels_last ? shape.channels / p.groups : shape.spatial) % V == 0;
   vectors = vectors && aligned_16(t.grad) && aligned_16(t.x) && aligned_16(t.dx);
   vectors = vectors && (!p.scale.per_pixel || aligned_16(p.scale.data));
-  vectors = vectors && aligned_16(t.dscale.data) && aligned_16(t.dshift.data) && terms_fit<Compute<T>>(p, shared_memory_limit());
+  vectors = vectors && aligned_16(t.dscale.data) && aligned_16(t.dshift.data) &&
+            terms_fit<Compute<T>>(p, shared_memory_limit());
   const Arguments<T> args{t, p, 0, 0, 1, static_cast<int>(shape.channels / p.groups), false};
   cudaError_t error;
   if (p.shape.channels_last) {
-    error = vectors ? run<T, W, true>(args, stream) : run<T, 1, true>(args, stream);
+    error = vectors ? run<T, V, true>(args, stream) : run<T, 1, true>(args, stream);
   } else {
     error = vectors ? run<T, V, false>(args, stream) : run<T, 1, false>(args, stream);
   }
@@ -374,7 +373,9 @@ cudaError_t group_norm_modulate_backward(GroupNormBackward<T> t, GroupNormParame
 
 template cudaError_t group_norm_modulate_backward<float>(GroupNormBackward<float>, GroupNormParameters, cudaStream_t);
 template cudaError_t group_norm_modulate_backward<double>(GroupNormBackward<double>, GroupNormParameters, cudaStream_t);
-template cudaError_t group_norm_modulate_backward<BFloat16>(GroupNormBackward<BFloat16>, GroupNormParameters, cudaStream_t);
-template cudaError_t group_norm_modulate_backward<Float16>(GroupNormBackward<Float16>, GroupNormParameters, cudaStream_t);
+template cudaError_t group_norm_modulate_backward<BFloat16>(GroupNormBackward<BFloat16>, GroupNormParameters,
+                                                            cudaStream_t);
+template cudaError_t group_norm_modulate_backward<Float16>(GroupNormBackward<Float16>, GroupNormParameters,
+                                                           cudaStream_t);
 
 }  // namespace strucfast::cuda

@@ -93,8 +93,8 @@ cudaError_t run_forward(const T* x, Operand scale, Operand shift, T* y, Shape sh
   const bool whole = (shape.channels_last ? shape.channels : shape.spatial) % V == 0;
   const auto grid = static_cast<unsigned>(divide_up(vectors, kThreads * kVectors));
   const auto kernel = shape.channels_last ? modulate_forward_kernel<T, V, true> : modulate_forward_kernel<T, V, false>;
-  return launch(kernel, grid, dim3(kThreads), 0, stream, x, scale, shift, y, shape, Divider(shape.spatial, shape.size()),
-                Divider(shape.channels, shape.size()), vectors, whole);
+  return launch(kernel, grid, dim3(kThreads), 0, stream, x, scale, shift, y, shape,
+                Divider(shape.spatial, shape.size()), Divider(shape.channels, shape.size()), vectors, whole);
 }
 
 }  // namespace

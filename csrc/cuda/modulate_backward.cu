@@ -69,8 +69,8 @@ __device__ __forceinline__ void backward_vector(const BackwardArguments<T>& p, i
 
 // The sums of one (n,c), either final or one of several chunks for the second kernel.
 template <typename T>
-__device__ __forceinline__ void write_sums(const BackwardArguments<T>& p, int64_t chunk, int64_t index, Compute<T> scale_sum,
-                                           Compute<T> shift_sum) {
+__device__ __forceinline__ void write_sums(const BackwardArguments<T>& p, int64_t chunk, int64_t index,
+                                           Compute<T> scale_sum, Compute<T> shift_sum) {
   if (!p.sums) return;
   if (p.chunks > 1) {
     Compute<T>* to = p.workspace + 2 * (chunk * p.shape.batch * p.shape.channels + index);
@@ -148,7 +148,8 @@ __global__ void __launch_bounds__(kThreads) modulate_backward_channels_last_kern
   const int lanes = blockDim.x, pixels = blockDim.y;
   const int64_t channel_vectors = p.shape.channels / V;
   const int64_t column = blockIdx.x / static_cast<unsigned>(p.chunks), chunk = blockIdx.x - column * p.chunks;
-  const int64_t sample = static_cast<unsigned>(column) / static_cast<unsigned>(p.tiles), vector = (column - sample * p.tiles) * lanes + threadIdx.x;
+  const int64_t sample = static_cast<unsigned>(column) / static_cast<unsigned>(p.tiles),
+                vector = (column - sample * p.tiles) * lanes + threadIdx.x;
   const int64_t end = min(p.shape.spatial, (chunk + 1) * p.chunk);
   A scale_sum[V] = {}, shift_sum[V] = {};
   if (vector < channel_vectors) {
@@ -248,7 +249,8 @@ cudaError_t run_backward(BackwardArguments<T> p, cudaStream_t stream) {
   p.chunk = plan.chunk;
   p.tiles = plan.tiles;
   const dim3 block(static_cast<unsigned>(plan.lanes), static_cast<unsigned>(kThreads / plan.lanes));
-  const auto kernel = p.shape.channels_last ? modulate_backward_channels_last_kernel<T, V> : modulate_backward_rows_kernel<T, V>;
+  const auto kernel =
+      p.shape.channels_last ? modulate_backward_channels_last_kernel<T, V> : modulate_backward_rows_kernel<T, V>;
   cudaError_t error = launch(kernel, static_cast<unsigned>(plan.columns * plan.chunks), block, 0, stream, p);
   if (error != cudaSuccess || plan.chunks == 1 || !p.sums) return error;
   const auto grid = static_cast<unsigned>(divide_up(p.shape.batch * p.shape.channels, kThreads));
@@ -270,8 +272,8 @@ int64_t modulate_workspace(Shape shape, bool scale_per_pixel, bool shift_per_pix
 }
 
 template <typename T>
-cudaError_t modulate_backward(const T* grad, const T* x, Operand scale, T* dx, Gradient dscale, Gradient dshift, Shape shape,
-                              Compute<T>* workspace, cudaStream_t stream) {
+cudaError_t modulate_backward(const T* grad, const T* x, Operand scale, T* dx, Gradient dscale, Gradient dshift,
+                              Shape shape, Compute<T>* workspace, cudaStream_t stream) {
   if (shape.spatial == 1) {
     simplify_single_pixel(&shape, &scale);
     // The gradients lie as (N,C) without gaps.
@@ -281,7 +283,8 @@ cudaError_t modulate_backward(const T* grad, const T* x, Operand scale, T* dx, G
   if (shape.size() == 0) return cudaSuccess;
   constexpr int V = kFullVector<T>;
   bool vectors = (shape.channels_last ? shape.channels : shape.spatial) % V == 0;
-  vectors = vectors && aligned_16(grad) && aligned_16(x) && aligned_16(dx) && aligned_16(dscale.data) && aligned_16(dshift.data);
+  vectors = vectors && aligned_16(grad) && aligned_16(x) && aligned_16(dx) && aligned_16(dscale.data) &&
+            aligned_16(dshift.data);
   vectors = vectors && (vectors_fit<V>(scale) || (!scale.per_pixel && !shape.channels_last));
   const bool sums = (dscale.data != nullptr && !dscale.per_pixel) || (dshift.data != nullptr && !dshift.per_pixel);
   const Divider by_channels(shape.channels, shape.batch * shape.channels);

@@ -49,14 +49,16 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_forward_kernel(ForwardAr
     const int feature = i / Tile::kSamples, sample = i % Tile::kSamples;
     const bool inside = feature < inputs && sample < samples;
     // Zeros fill up the last four features: they meet weights that are zero, and must not be NaN.
-    input[i] = inside ? args.u[(first_sample + sample) * args.u_strides[0] + variable * args.u_strides[1] + feature * args.u_strides[2]]
+    input[i] = inside ? args.u[(first_sample + sample) * args.u_strides[0] + variable * args.u_strides[1] +
+                               feature * args.u_strides[2]]
                       : T(0);
   }
 
   int buffer = 0;
   const auto fetch = [&](int layer, int row, int column, int to) {
     const int rows = layers.widths[layer + 1], columns = layers.widths[layer];
-    Tile::load_rows(layers.weights[layer] + variable * rows * columns, rows, columns, row, column, pieces + to * Tile::kPiece);
+    Tile::load_rows(layers.weights[layer] + variable * rows * columns, rows, columns, row, column,
+                    pieces + to * Tile::kPiece);
   };
   fetch(0, 0, 0, 0);
   int64_t saved_offset = 0;
@@ -79,7 +81,8 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_forward_kernel(ForwardAr
         } else if (!last) {
           fetch(layer + 1, 0, 0, buffer ^ 1);
         }
-        Tile::multiply(pieces + buffer * Tile::kPiece, input + column * Tile::kSamples, min(columns - column, Tile::kColumns), sums);
+        Tile::multiply(pieces + buffer * Tile::kPiece, input + column * Tile::kSamples,
+                       min(columns - column, Tile::kColumns), sums);
         buffer ^= 1;
       }
 #pragma unroll
@@ -103,9 +106,11 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_forward_kernel(ForwardAr
             }
           } else {
             if (args.saved != nullptr && feature < rows && sample < samples) {
-              args.saved[(variable * layers.samples + global_sample) * args.hidden_width + saved_offset + feature] = value;
+              args.saved[(variable * layers.samples + global_sample) * args.hidden_width + saved_offset + feature] =
+                  value;
             }
-            output[feature * Tile::kSamples + sample] = feature < rows ? AnyActivation{layers.activation}(value).value : T(0);
+            output[feature * Tile::kSamples + sample] =
+                feature < rows ? AnyActivation{layers.activation}(value).value : T(0);
           }
         }
       }
@@ -127,10 +132,11 @@ cudaError_t run(ForwardArguments<T> args, size_t bytes, cudaStream_t stream) {
 }  // namespace
 
 template <typename T>
-cudaError_t str_tfm_forward(const StrTfmLayers<T>& layers, const T* u, const int64_t (&u_strides)[3], T* scale, T* shift,
-                            T* saved, cudaStream_t stream) {
+cudaError_t str_tfm_forward(const StrTfmLayers<T>& layers, const T* u, const int64_t (&u_strides)[3], T* scale,
+                            T* shift, T* saved, cudaStream_t stream) {
   if (layers.samples == 0 || layers.variables == 0) return cudaSuccess;
-  ForwardArguments<T> args{layers, u, {u_strides[0], u_strides[1], u_strides[2]}, scale, shift, saved, 0, layers.hidden_width(), 0};
+  ForwardArguments<T> args{
+      layers, u, {u_strides[0], u_strides[1], u_strides[2]}, scale, shift, saved, 0, layers.hidden_width(), 0};
   // The last layer's outputs go straight to memory.
   for (int l = 0; l < layers.count; ++l) args.widest = std::max(args.widest, round_up_4(layers.widths[l]));
   const size_t limit = shared_memory_limit();
@@ -143,11 +149,13 @@ cudaError_t str_tfm_forward(const StrTfmLayers<T>& layers, const T* u, const int
 template <typename T>
 int64_t str_tfm_widest() {
   const size_t limit = shared_memory_limit();
-  return static_cast<int64_t>((limit - NarrowTile<T>::bytes(0)) / (NarrowTile<T>::bytes(4) - NarrowTile<T>::bytes(0))) * 4;
+  return static_cast<int64_t>((limit - NarrowTile<T>::bytes(0)) / (NarrowTile<T>::bytes(4) - NarrowTile<T>::bytes(0))) *
+         4;
 }
 
-#define STRUCFAST_FORWARD(T)                                                                                                \
-  template cudaError_t str_tfm_forward<T>(const StrTfmLayers<T>&, const T*, const int64_t(&)[3], T*, T*, T*, cudaStream_t); \
+#define STRUCFAST_FORWARD(T)                                                                                  \
+  template cudaError_t str_tfm_forward<T>(const StrTfmLayers<T>&, const T*, const int64_t (&)[3], T*, T*, T*, \
+                                          cudaStream_t);                                                      \
   template int64_t str_tfm_widest<T>();
 STRUCFAST_FORWARD(float)
 STRUCFAST_FORWARD(double)

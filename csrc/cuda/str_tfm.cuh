@@ -31,8 +31,8 @@ struct StrTfmLayers {
 
 // `saved` (d, N, hidden_width()): the hidden pre-activations, layer after layer; null when not wanted.
 template <typename T>
-cudaError_t str_tfm_forward(const StrTfmLayers<T>& layers, const T* u, const int64_t (&u_strides)[3], T* scale, T* shift,
-                            T* saved, cudaStream_t stream);
+cudaError_t str_tfm_forward(const StrTfmLayers<T>& layers, const T* u, const int64_t (&u_strides)[3], T* scale,
+                            T* shift, T* saved, cudaStream_t stream);
 
 // du (N,d,k) may be null; dweights and dbiases are written if `parameters` is set. All but the weights are dense.
 // `workspace` holds d N (hidden_width() + 2C) values.

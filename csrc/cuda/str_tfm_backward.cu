@@ -39,7 +39,9 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_delta_kernel(BackwardArg
   T* piece = dynamic_shared<T>();
   T* input = piece + 2 * Tile::kPiece;
   T* output = input + args.widest * Tile::kSamples;
-  const auto delta_at = [&](int64_t sample) { return (variable * layers.samples + first_sample + sample) * args.delta_width; };
+  const auto delta_at = [&](int64_t sample) {
+    return (variable * layers.samples + first_sample + sample) * args.delta_width;
+  };
 
   const int outputs = layers.widths[layers.count], channels = outputs / 2;
   for (int i = threadIdx.x; i < outputs * Tile::kSamples; i += kTileThreads) {
@@ -85,7 +87,8 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_delta_kernel(BackwardArg
             args.g.du[((first_sample + sample) * layers.variables + variable) * columns + feature] = sums[r][n];
           } else if (sample < samples) {
             const T hidden =
-                args.g.saved[(variable * layers.samples + first_sample + sample) * args.hidden_width + offset + feature];
+                args.g
+                    .saved[(variable * layers.samples + first_sample + sample) * args.hidden_width + offset + feature];
             delta = sums[r][n] * AnyActivation{layers.activation}(hidden).slope;
             args.g.workspace[delta_at(sample) + offset + feature] = delta;
           }
@@ -107,7 +110,8 @@ __host__ __device__ constexpr int tiles_down(int rows) { return (rows + kEdge - 
 
 // dweights[l][o][i] = sum_n delta[n][o] in[n][i] on a kEdge x kEdge tile; dbiases beside the first column of tiles.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads) str_tfm_weights_kernel(BackwardArguments<T> args, int64_t tiles_per_variable) {
+__global__ void __launch_bounds__(kTileThreads)
+    str_tfm_weights_kernel(BackwardArguments<T> args, int64_t tiles_per_variable) {
   __shared__ __align__(16) T deltas[kEdge * kEdge];
   __shared__ __align__(16) T inputs[kEdge * (kEdge + 4)];
   const StrTfmLayers<T>& layers = args.layers;
@@ -166,7 +170,8 @@ __global__ void __launch_bounds__(kTileThreads) str_tfm_weights_kernel(BackwardA
     if (column == 0 && i == 0) args.g.dbiases[layer][variable * rows + feature] = bias[r];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      if (column + i + c < columns) args.g.dweights[layer][(variable * rows + feature) * columns + column + i + c] = sums[r][c];
+      if (column + i + c < columns)
+        args.g.dweights[layer][(variable * rows + feature) * columns + column + i + c] = sums[r][c];
     }
   }
 }
@@ -204,6 +209,7 @@ cudaError_t str_tfm_backward(const StrTfmLayers<T>& layers, const StrTfmGradient
 }
 
 template cudaError_t str_tfm_backward<float>(const StrTfmLayers<float>&, const StrTfmGradients<float>&, cudaStream_t);
-template cudaError_t str_tfm_backward<double>(const StrTfmLayers<double>&, const StrTfmGradients<double>&, cudaStream_t);
+template cudaError_t str_tfm_backward<double>(const StrTfmLayers<double>&, const StrTfmGradients<double>&,
+                                              cudaStream_t);
 
 }  // namespace strucfast::cuda

@@ -18,13 +18,16 @@ struct ProductTile {
   // Four more elements to a row keep 16-byte reads of eight rows off each other's banks.
   static constexpr int kStride = kColumns + 4;
   static constexpr int kTransposedStride = kRows + 4;
-  static constexpr int kPiece = kRows * kStride > kColumns * kTransposedStride ? kRows * kStride : kColumns * kTransposedStride;
+  static constexpr int kPiece =
+      kRows * kStride > kColumns* kTransposedStride ? kRows * kStride : kColumns * kTransposedStride;
 
   // Two pieces of weights and two layers of `widest` features.
   static size_t bytes(int64_t widest) { return (2 * kPiece + 2 * widest * kSamples) * sizeof(T); }
 
   __device__ static int sample_of() { return static_cast<int>(threadIdx.x) % SampleGroups * 4; }
-  __device__ static int row_of(int r) { return static_cast<int>(threadIdx.x) / SampleGroups + r * (kRows / kPerThread); }
+  __device__ static int row_of(int r) {
+    return static_cast<int>(threadIdx.x) / SampleGroups + r * (kRows / kPerThread);
+  }
 
   // weight[row.., column..] of a (rows, columns) matrix to shared memory, with zeros up to four columns past the end.
   // Rows past the end are left as they are: their products are dropped.

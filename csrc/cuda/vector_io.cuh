@@ -59,7 +59,8 @@ __device__ __forceinline__ void store_gradient(const Gradient& gradient, int64_t
 }
 
 template <typename T, int V>
-__device__ __forceinline__ void store_gradients(const Gradient& gradient, int64_t index, const Compute<T> (&values)[V]) {
+__device__ __forceinline__ void store_gradients(const Gradient& gradient, int64_t index,
+                                                const Compute<T> (&values)[V]) {
   if (gradient.float32) {
     store_values<V>(static_cast<float*>(gradient.data) + index, values);
   } else {

@@ -1,4 +1,4 @@
-"""The CUDA library's Python-visible build on the emulator, the compiled cubins, and the GPU, each with a reason if absent."""
+"""Builds the CUDA kernels and bindings for the emulator, and runs tests in a process where they are a backend."""
 
 import os
 import shutil
@@ -20,7 +20,16 @@ def build_emulated(folder: Path) -> Path:
     if shutil.which(cxx[0]) is None:
         pytest.skip(f"no C++ compiler: {cxx[0]!r} is not on the PATH (set CXX or install g++)")
     torch_folder = Path(torch.__file__).parent
-    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    flags = [
+        "-std=c++17",
+        "-O1",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-U_FORTIFY_SOURCE",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unknown-pragmas",
+    ]
     flags += [f"-I{HERE / 'emulator'}", f"-I{ROOT / 'csrc'}", "-isystem", str(torch_folder / "include"), *STABLE_ABI]
     sources = [*sorted((ROOT / "csrc/cuda").glob("*.cu")), *sorted((ROOT / "csrc/bindings/cuda").glob("*.cpp"))]
     sources.append(HERE / "emulator" / "controls.cpp")
@@ -34,7 +43,16 @@ def build_emulated(folder: Path) -> Path:
             _finish(running)
     _finish(running)
     library = folder / "libemulated.so"
-    link = [*cxx, "-shared", *map(str, objects), "-o", str(library), f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu"]
+    link = [
+        *cxx,
+        "-shared",
+        *map(str, objects),
+        "-o",
+        str(library),
+        f"-L{torch_folder / 'lib'}",
+        "-ltorch",
+        "-ltorch_cpu",
+    ]
     done = subprocess.run(link, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return library
@@ -55,12 +73,27 @@ def emulated_library(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_emulated(emulated_library):
-    """Runs a file of this folder under pytest in a process whose "cuda" backend is the emulated library on CPU tensors."""
+    """Runs a test file in a process whose "cuda" backend is the emulated library, on CPU tensors."""
 
     def run(path: Path, *arguments: str, order: str = "forward", timeout: int = 900) -> str:
-        environment = {**os.environ, "STRUCFAST_EMULATED_CUDA": str(emulated_library), "STRUCFAST_EMULATED_ORDER": order}
+        environment = {
+            **os.environ,
+            "STRUCFAST_EMULATED_CUDA": str(emulated_library),
+            "STRUCFAST_EMULATED_ORDER": order,
+        }
         environment["PYTHONPATH"] = os.pathsep.join([str(HERE / "emulator"), environment.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "emulated_backend", "-p", "no:cacheprovider", str(path)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "emulated_backend",
+            "-p",
+            "no:cacheprovider",
+            str(path),
+        ]
         result = subprocess.run(
             [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
         )
@@ -74,7 +107,13 @@ def run_emulated(emulated_library):
 def emulator_selftest(tmp_path) -> dict[str, str]:
     """What the emulator says of one right kernel and four wrong ones."""
     binary = tmp_path / "selftest"
-    command = [*os.environ.get("CXX", "g++").split(), "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", f"-I{HERE / 'emulator'}"]
+    command = [
+        *os.environ.get("CXX", "g++").split(),
+        "-std=c++17",
+        "-O1",
+        "-U_FORTIFY_SOURCE",
+        f"-I{HERE / 'emulator'}",
+    ]
     command += [f"-I{ROOT / 'csrc'}", str(HERE / "emulator" / "selftest.cpp"), "-o", str(binary)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,8 +1,10 @@
 """What only a GPU shows: capture, streams, memory, sizes beyond the emulator's patience. Triton and CUDA C++ alike.
 
-Values, gradients, dtypes, layouts, poisoned memory and determinism on the op's samples are in tests/ops/test_contract.py,
-which runs on the GPU as well.
+Values, gradients, dtypes, layouts, poisoned memory and determinism on the op's samples are in
+tests/ops/test_contract.py, which runs on the GPU as well.
 """
+
+import itertools
 
 import pytest
 import torch
@@ -42,7 +44,9 @@ def modulate_case(shape, dtype, layout):
 
 def norm_case(shape, dtype, layout, groups=8):
     x = (random(*shape, dtype=dtype) + 2).to(memory_format=layout)
-    parameters = [random(shape[1], dtype=dtype, seed=s) for s in (1, 2)] + [random(*shape[:2], dtype=dtype, seed=s) for s in (3, 4)]
+    parameters = [random(shape[1], dtype=dtype, seed=s) for s in (1, 2)] + [
+        random(*shape[:2], dtype=dtype, seed=s) for s in (3, 4)
+    ]
 
     def ours(x, *rest):
         return sf.ops.group_norm_modulate(x, groups, *rest)
@@ -154,7 +158,7 @@ def test_captured_str_tfm(backend):
 @pytest.mark.parametrize("samples", (1, 33, 128, 1000))
 def test_str_tfm_against_float64(samples, layers, backend):
     u = random(samples, 12, layers[0])
-    weights = [random(12, o, i, seed=i) / i**0.5 for i, o in zip(layers, layers[1:])]
+    weights = [random(12, o, i, seed=i) / i**0.5 for i, o in itertools.pairwise(layers)]
     biases = [random(12, o, seed=o) / 4 for o in layers[1:]]
     upstream = [random(samples, 12, layers[-1] // 2, seed=s) for s in (5, 6)]
     count = len(weights)
@@ -168,7 +172,9 @@ def test_str_tfm_against_float64(samples, layers, backend):
     exact = gradients(sf.reference.str_tfm, [t.double() for t in tensors], [g.double() for g in upstream])
     for i, (value, truth) in enumerate(zip(gradients(sf.ops.str_tfm, tensors, upstream), exact)):
         # Chains of products of length up to 1500 in float32.
-        torch.testing.assert_close(value.double(), truth, rtol=0, atol=4e-5 * max(1.0, float(truth.abs().max())), msg=f"output {i}")
+        torch.testing.assert_close(
+            value.double(), truth, rtol=0, atol=4e-5 * max(1.0, float(truth.abs().max())), msg=f"output {i}"
+        )
 
 
 @pytest.mark.parametrize("op", CASES)
@@ -192,7 +198,7 @@ def test_runs_on_the_current_stream(op, backend):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("op", CASES)
 def test_no_hidden_copies(op, layout, backend):
-    """The forward allocates its outputs and, for the norm, two statistics per group; nothing of x's size beside them."""
+    """The forward allocates its outputs and, for the norm, two statistics per group: no copy of x."""
     tensors, ours, _ = CASES[op]((16, 64, 32, 32), torch.float32, layout)
     bank = random(16, 3, 64)
     tensors[-2:] = [bank[:, 0], bank[:, 2]]

@@ -77,7 +77,9 @@ def test_results_of_earlier_parts_are_kept(monkeypatch, tmp_path):
 
 def test_triton_kernels_import_from_a_checkout():
     code = (
-        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', str(f)).lower()]\n"
+        "import sys\n"
+        "installed = lambda f: 'editable' in getattr(f, '__module__', str(f)).lower()\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if not installed(f)]\n"
         "from benchmarks import _in_tree\nimport strucfast.triton_kernels as t\nprint(t.__name__, t.__file__)"
     )
     pytest.importorskip("triton", reason="triton is not installed; pip install triton")

@@ -150,22 +150,19 @@ T* pointer(const Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
-constexpr ScalarType compute_type(ScalarType type) { return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+constexpr ScalarType compute_type(ScalarType type) {
+  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
 
 // Calls f with a value of the element type.
 template <typename F>
 void dispatch(ScalarType type, const char* op, F f) {
   switch (type) {
-    case ScalarType::Float:
-      return f(float());
-    case ScalarType::Double:
-      return f(double());
-    case ScalarType::BFloat16:
-      return f(BFloat16());
-    case ScalarType::Half:
-      return f(Float16());
-    default:
-      STD_TORCH_CHECK(false, op, ": x must be float32, float64, bfloat16 or float16");
+    case ScalarType::Float: return f(float());
+    case ScalarType::Double: return f(double());
+    case ScalarType::BFloat16: return f(BFloat16());
+    case ScalarType::Half: return f(Float16());
+    default: STD_TORCH_CHECK(false, op, ": x must be float32, float64, bfloat16 or float16");
   }
 }
 

@@ -15,9 +15,13 @@ struct Parameters {
   Parameter weight, bias, scale, shift;
   Parameters(const OptionalTensor& w, const OptionalTensor& b, const OptionalTensor& s, const OptionalTensor& t,
              const Tensor& x, bool channels_last)
-      : weight(w, x, channels_last), bias(b, x, channels_last), scale(s, x, channels_last), shift(t, x, channels_last) {}
+      : weight(w, x, channels_last),
+        bias(b, x, channels_last),
+        scale(s, x, channels_last),
+        shift(t, x, channels_last) {}
   GroupNormParameters of(const Shape& shape, int64_t groups, int64_t activation) const {
-    return {weight.operand, bias.operand, scale.operand, shift.operand, shape, groups, static_cast<Activation>(activation)};
+    return {
+        weight.operand, bias.operand, scale.operand, shift.operand, shape, groups, static_cast<Activation>(activation)};
   }
 };
 
@@ -33,19 +37,19 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in, int64_t groups, c
   Tensor rstd = torch::stable::new_empty(x_in, {x_in.size(0), groups}, compute_type(type));
   dispatch(type, "_group_norm_modulate_cuda", [&](auto element) {
     using T = decltype(element);
-    check(group_norm_modulate_forward<T>(pointer<T>(x.tensor),
-                                         parameters.of(shape_of(x_in, x.channels_last), groups, activation), eps,
-                                         pointer<T>(y), pointer<Compute<T>>(mean), pointer<Compute<T>>(rstd),
-                                         device.stream()),
+    check(group_norm_modulate_forward<T>(
+              pointer<T>(x.tensor), parameters.of(shape_of(x_in, x.channels_last), groups, activation), eps,
+              pointer<T>(y), pointer<Compute<T>>(mean), pointer<Compute<T>>(rstd), device.stream()),
           "_group_norm_modulate_cuda");
   });
   return {y, mean, rstd};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& x_in, const Tensor& mean,
-                                                            const Tensor& rstd, int64_t groups, const OptionalTensor& weight,
-                                                            const OptionalTensor& bias, const OptionalTensor& scale,
-                                                            const OptionalTensor& shift, int64_t activation, int64_t mask) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& x_in,
+                                                            const Tensor& mean, const Tensor& rstd, int64_t groups,
+                                                            const OptionalTensor& weight, const OptionalTensor& bias,
+                                                            const OptionalTensor& scale, const OptionalTensor& shift,
+                                                            int64_t activation, int64_t mask) {
   const Device device(x_in);
   const Native x(x_in);
   const Tensor grad = in_layout(grad_in, x.channels_last);
@@ -61,9 +65,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_i
   };
   Tensor dx = want_x ? empty_in_layout(x_in, x.channels_last, type) : nothing(x_in, type);
   Tensor dweight = vector_like(weight, want_weight), dbias = vector_like(bias, want_bias);
-  Tensor dscale = want_scale ? empty_gradient(x_in, scale->scalar_type(), parameters.scale.operand.per_pixel, x.channels_last)
-                             : nothing(x_in, type);
-  Tensor dshift = want_shift ? empty_gradient(x_in, shift->scalar_type(), shift_per_pixel, x.channels_last) : nothing(x_in, type);
+  Tensor dscale = want_scale
+                      ? empty_gradient(x_in, scale->scalar_type(), parameters.scale.operand.per_pixel, x.channels_last)
+                      : nothing(x_in, type);
+  Tensor dshift =
+      want_shift ? empty_gradient(x_in, shift->scalar_type(), shift_per_pixel, x.channels_last) : nothing(x_in, type);
   const Shape shape = shape_of(x_in, x.channels_last);
   if (shape.size() == 0) {
     // No kernel runs, and a sum over nothing is zero.

@@ -35,7 +35,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_in, const Tensor&
                              : nothing(x_in, parameter_type);
   // The shift's values are not needed and its type is the scale's.
   const ScalarType shift_type = parameter_type;
-  Tensor dshift = want_shift ? empty_gradient(x_in, shift_type, shift_like_x, x.channels_last) : nothing(x_in, shift_type);
+  Tensor dshift =
+      want_shift ? empty_gradient(x_in, shift_type, shift_like_x, x.channels_last) : nothing(x_in, shift_type);
   dispatch(type, "_modulate_backward_cuda", [&](auto element) {
     using T = decltype(element);
     const Shape shape = shape_of(x_in, x.channels_last);

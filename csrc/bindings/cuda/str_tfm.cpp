@@ -60,9 +60,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& u, std::vector<Tensor> 
     using T = decltype(element);
     const Layers<T> l(u, weights, biases, activation, scale_map);
     if (save) saved = torch::stable::new_empty(u, {variables, samples, l.layers.hidden_width()});
-    check(str_tfm_forward<T>(l.layers, pointer<T>(u), {u.stride(0), u.stride(1), u.stride(2)}, pointer<T>(scale),
-                             pointer<T>(shift), save && saved.numel() > 0 ? pointer<T>(saved) : nullptr, device.stream()),
-          "_str_tfm_cuda");
+    check(
+        str_tfm_forward<T>(l.layers, pointer<T>(u), {u.stride(0), u.stride(1), u.stride(2)}, pointer<T>(scale),
+                           pointer<T>(shift), save && saved.numel() > 0 ? pointer<T>(saved) : nullptr, device.stream()),
+        "_str_tfm_cuda");
   });
   return {scale, shift, saved};
 }

@@ -8,5 +8,7 @@ __attribute__((visibility("default"))) void emulator_set_order(int order) {
 __attribute__((visibility("default"))) void emulator_set_shared_limit(long long bytes) {
   emulator::state().shared_limit = static_cast<size_t>(bytes);
 }
-__attribute__((visibility("default"))) long long emulator_launches() { return static_cast<long long>(emulator::state().launches); }
+__attribute__((visibility("default"))) long long emulator_launches() {
+  return static_cast<long long>(emulator::state().launches);
+}
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Stands in for CUDA's cuda_runtime.h, so that the kernels of csrc/cuda compile with a plain C++ compiler and run on the
-// CPU, whole and unchanged. Every CUDA thread is a fiber. Barriers and shuffles wait for all who must take part; a
+// Stands in for CUDA's cuda_runtime.h, so that the kernels of csrc/cuda compile with a plain C++ compiler and run on
+// the CPU, whole and unchanged. Every CUDA thread is a fiber. Barriers and shuffles wait for all who must take part; a
 // barrier that some thread never reaches is an error, shared memory starts as NaN, asynchronous copies happen at
 // the wait and not before, and the order in which threads run can be turned round: a missing barrier shows.
 #include <setjmp.h>
@@ -200,7 +200,8 @@ inline void run_block(unsigned threads) {
 inline cudaError_t run(const std::function<void()>& body, unsigned grid, dim3 block, size_t shared_bytes) {
   State& s = state();
   const unsigned threads = block.x * block.y * block.z;
-  if (grid == 0 || threads == 0 || threads > 1024 || shared_bytes > s.shared_limit) return cudaErrorInvalidConfiguration;
+  if (grid == 0 || threads == 0 || threads > 1024 || shared_bytes > s.shared_limit)
+    return cudaErrorInvalidConfiguration;
   s.error.clear();
   ++s.launches;
   s.body = &body;

@@ -1,5 +1,7 @@
 """Checks of the CUDA C++ backend that test_emulated.py runs in a process where the emulated library is that backend."""
 
+import itertools
+
 import emulated_backend
 import pytest
 import torch
@@ -92,8 +94,8 @@ def test_group_norm_modulate(shape, dtype):
             activation = sf.reference._activations.ACTIVATIONS[(turn + 2 * number) % 6]
             tensors = (x, rand(channels), rand(channels), scale, shift)
 
-            def call(f, tensors=tensors, activation=activation):
-                return lambda x, *rest: f(x, groups, *rest, activation=activation)
+            def call(f, activation=activation):
+                return lambda first, *rest: f(first, groups, *rest, activation=activation)
 
             truth = _gradients(call(sf.reference.group_norm_modulate), tensors, [g])
             found = _ours(call(sf.ops.group_norm_modulate), tensors, [g])
@@ -145,7 +147,16 @@ def test_a_large_offset_costs_no_digits():
     assert float((plain - moved).abs().max()) < 2e-6
 
 
-STACKS = ((1, 8, 8, 6), (2, 64, 64, 64, 128), (1, 2), (3, 7, 70, 10), (5, 130, 66), (1, 1, 1, 2), (1, 1600, 4), (2, 5, 12))
+STACKS = (
+    (1, 8, 8, 6),
+    (2, 64, 64, 64, 128),
+    (1, 2),
+    (3, 7, 70, 10),
+    (5, 130, 66),
+    (1, 1, 1, 2),
+    (1, 1600, 4),
+    (2, 5, 12),
+)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
@@ -161,15 +172,18 @@ def test_str_tfm(widths, dtype):
     options = {"activation": names.ACTIVATIONS[1 + turn % 5], "scale_map": names.SCALE_MAPS[turn % 5]}
     for samples, variables in ((5, 3), (17, 1), (0, 2)):
         u = rand(widths[0], samples, variables + 1).permute(1, 2, 0)[:, 1:]
-        weights = [rand(variables, o, i) / i**0.5 for i, o in zip(widths, widths[1:])]
+        weights = [rand(variables, o, i) / i**0.5 for i, o in itertools.pairwise(widths)]
         biases = [rand(variables, o) for o in widths[1:]]
         upstream = [rand(samples, variables, widths[-1] // 2) for _ in range(2)]
 
-        def split(f):
-            return lambda u, *rest: f(u, rest[: len(rest) // 2], rest[len(rest) // 2 :], **options)
+        def split(f, options=options):
+            return lambda first, *rest: f(first, rest[: len(rest) // 2], rest[len(rest) // 2 :], **options)
 
         tensors = (u, *weights, *biases)
-        truth, found = (_gradients(split(sf.reference.str_tfm), tensors, upstream), _ours(split(sf.ops.str_tfm), tensors, upstream))
+        truth, found = (
+            _gradients(split(sf.reference.str_tfm), tensors, upstream),
+            _ours(split(sf.ops.str_tfm), tensors, upstream),
+        )
         for value, exact in zip(list(found[0]) + list(found[1]), list(truth[0]) + list(truth[1])):
             _close(value, exact, dtype, (samples, variables, options))
 
@@ -192,7 +206,9 @@ def test_a_stack_too_deep_or_too_wide_says_so():
         with pytest.raises(RuntimeError, match="at most 16 layers"):
             sf.ops.str_tfm(one, [one] * 16 + [torch.ones(1, 2, 1)], [torch.ones(1, 1)] * 16 + [torch.ones(1, 2)])
         with pytest.raises(RuntimeError, match="layers of at most"):
-            sf.ops.str_tfm(one, [torch.ones(1, 9000, 1), torch.ones(1, 2, 9000)], [torch.ones(1, 9000), torch.ones(1, 2)])
+            sf.ops.str_tfm(
+                one, [torch.ones(1, 9000, 1), torch.ones(1, 2, 9000)], [torch.ones(1, 9000), torch.ones(1, 2)]
+            )
 
 
 def test_no_hidden_copies():
