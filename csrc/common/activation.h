@@ -32,25 +32,40 @@ struct ValueAndSlope {
   T slope;
 };
 
-// act(u) and act'(u). NaN gives NaN; at -inf mish and silu give their limit 0 to within 2e-36.
-template <Activation A, typename T>
+// How a NaN argument is treated: it gives NaN, or, for callers that make their result NaN themselves, anything.
+enum class Nan { kKeep, kIgnore };
+
+template <Nan kNan, typename T>
+SF_HOST_DEVICE SF_INLINE T bounded_below(T u, T low) {
+  if constexpr (kNan == Nan::kKeep) return u < low ? low : u;
+  return at_least(u, low);
+}
+
+template <Nan kNan, typename T>
+SF_HOST_DEVICE SF_INLINE T bounded_above(T u, T high) {
+  if constexpr (kNan == Nan::kKeep) return u > high ? high : u;
+  return at_most(u, high);
+}
+
+// act(u) and act'(u); at -inf mish and silu give their limit 0 to within 2e-36.
+template <Activation A, Nan kNan = Nan::kKeep, typename T>
 SF_HOST_DEVICE SF_INLINE ValueAndSlope<T> activate_with_slope(T u) {
+  constexpr T low = VecMath<T>::kNormalLow;
   if constexpr (A == Activation::kMish) {
-    // One exp: tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond u = 20 that ratio is 1 (float), 36 (double).
-    constexpr T high = sizeof(T) == 4 ? T(20) : T(40);
-    const T low_kept = u < VecMath<T>::kNormalLow ? VecMath<T>::kNormalLow : u;
-    const T c = low_kept > high ? high : low_kept;
+    // One exp: tanh(log(1 + e)) = h / (h + 1) with h = e (e + 2) / 2; beyond u = 20 that is 1 (float), 40 (double).
+    const T v = bounded_below<kNan>(u, low);
+    const T c = bounded_above<kNan>(v, sizeof(T) == 4 ? T(20) : T(40));
     const T e = activation_exp(c);
-    const T n = e * (e + T(2));
-    const T r = activation_reciprocal(n + T(2));
-    const T ratio = n * r;
-    return {low_kept * ratio, ratio + (T(4) * c) * (e * r) * ((e + T(1)) * r)};
+    const T h = e * (e * T(0.5) + T(1));
+    const T r = activation_reciprocal(h + T(1));
+    const T ratio = h * r;
+    return {v * ratio, (c * ((h + h - e) * r)) * r + ratio};
   } else if constexpr (A == Activation::kSilu) {
-    const T low_kept = u < VecMath<T>::kNormalLow ? VecMath<T>::kNormalLow : u;
-    const T c = low_kept > -VecMath<T>::kNormalLow ? -VecMath<T>::kNormalLow : low_kept;
+    const T v = bounded_below<kNan>(u, low);
+    const T c = bounded_above<kNan>(v, -low);
     const T e = activation_exp(-c);
     const T s = activation_reciprocal(e + T(1));
-    return {low_kept * s, s + c * (s * (e * s))};
+    return {v * s, (c * (e * s)) * s + s};
   } else if constexpr (A == Activation::kRelu) {
     return {u < T(0) ? T(0) : u, u <= T(0) ? T(0) : T(1)};
   } else if constexpr (A == Activation::kElu) {
@@ -69,9 +84,9 @@ SF_HOST_DEVICE SF_INLINE ValueAndSlope<T> activate_with_slope(T u) {
   }
 }
 
-template <Activation A, typename T>
+template <Activation A, Nan kNan = Nan::kKeep, typename T>
 SF_HOST_DEVICE SF_INLINE T activate(T u) {
-  return activate_with_slope<A, T>(u).value;
+  return activate_with_slope<A, kNan>(u).value;
 }
 
 }  // namespace strucfast

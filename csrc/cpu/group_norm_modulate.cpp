@@ -1,7 +1,6 @@
 #include "group_norm_modulate.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "group_norm_modulate_loops.h"
 
@@ -159,7 +158,8 @@ void read_rows(const GroupNormModulate& m, int64_t sample, int64_t channel, int6
   read_channels<T>(m.shift.per_pixel ? none : m.shift, sample * m.shift.stride + channel, rows, 0, shift);
   for (int64_t r = 0; r < rows; ++r) {
     const C slope = block->weight[r] * group.rstd;
-    block->of[r] = {slope, static_cast<C>(bias[r] - group.residual * slope), scale[r], shift[r]};
+    const C offset = static_cast<C>(bias[r] - group.residual * slope);
+    block->of[r] = {slope, offset, scale[r] + poison(slope, offset), shift[r]};
   }
 }
 
@@ -170,6 +170,8 @@ void forward_contiguous(const GroupNormModulate& m, int64_t begin, int64_t end) 
   Scratch<T> scratch;
   RowBlock<C> block;
   const int64_t channels = m.channels / m.groups, size = channels * m.pixels;
+  // While a group is computed the next one comes from memory: 0.98 -> 0.79 ns an element at 64x64.
+  const int64_t ahead = std::is_same<T, C>::value ? size : 0;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t sample = unit / m.groups, first = unit % m.groups * channels;
     const auto group = finish_group<C>(row_moments(static_cast<const T*>(m.x) + unit * size, size, scratch.x), m.eps);
@@ -183,7 +185,7 @@ void forward_contiguous(const GroupNormModulate& m, int64_t begin, int64_t end) 
       const auto shift_of = [&](int64_t r, int64_t) { return block.of[r].shift; };
       forward_tile(m, at, scratch, scale_of, shift_of,
                    [&](auto activation, auto pixel, auto x, auto y, auto scale, auto shift) {
-                     forward_rows<activation(), C, pixel()>(x, y, scale, shift, at.rows, at.cols, group.mean, block.of);
+                     forward_rows<activation(), C, pixel()>(x, y, scale, shift, at.rows, at.cols, ahead, group.mean, block.of);
                    });
     });
   }
@@ -218,12 +220,12 @@ void write_row_sums(const GroupNormModulate& m, int64_t at, int64_t rows, const 
   using C = Compute<T>;
   C g[kTileRows], gm[kTileRows];
   for (int64_t r = 0; r < rows; ++r) {
+    const auto [sum_g, sum_gm, sum_t, sum_td] = sums[r].of;
     const C scale = block.of[r].scale;
-    static_cast<C*>(m.dbias_parts)[at + r] = scale * sums[r].t;
-    static_cast<C*>(m.dweight_parts)[at + r] =
-        scale * group.rstd * static_cast<C>(sums[r].td - group.residual * sums[r].t);
-    g[r] = sums[r].g;
-    gm[r] = sums[r].gm;
+    static_cast<C*>(m.dbias_parts)[at + r] = scale * sum_t;
+    static_cast<C*>(m.dweight_parts)[at + r] = scale * group.rstd * static_cast<C>(sum_td - group.residual * sum_t);
+    g[r] = sum_g;
+    gm[r] = sum_gm + poison(block.of[r].slope, block.of[r].offset);
   }
   if (!m.scale.per_pixel) write_channels<T>(m.dscale, at, rows, gm);
   if (!m.shift.per_pixel) write_channels<T>(m.dshift, at, rows, g);
@@ -261,7 +263,7 @@ void backward_contiguous(const GroupNormModulate& m, int64_t begin, int64_t end,
     for (int64_t c = 0; c < channels; c += kTileRows) {
       const int64_t rows = std::min(kTileRows, channels - c);
       read_rows<T>(m, sample, first + c, rows, group, &block);
-      std::memset(sums, 0, sizeof(sums));
+      std::fill_n(sums, rows, RowSums<C>{});
       for_row_tiles(m, unit * size + c * m.pixels, rows, many, [&](int64_t row, const Place& at) {
         const Tile<C> kept{workspace + (at.offset - unit * size), m.pixels};
         backward_tile(m, at, place_of_t<T>(m, at, kept, scratch), scratch,
@@ -273,8 +275,8 @@ void backward_contiguous(const GroupNormModulate& m, int64_t begin, int64_t end,
       write_row_sums<T>(m, sample * m.channels + first + c, rows, block, sums, group);
       for (int64_t r = 0; r < rows; ++r) {
         const double scaled = static_cast<double>(block.weight[r]) * block.of[r].scale;
-        finish.sum_h += scaled * sums[r].t;
-        finish.sum_hd += scaled * sums[r].td;
+        finish.sum_h += scaled * sums[r].of[2];
+        finish.sum_hd += scaled * sums[r].of[3];
       }
     }
     if (m.dx == nullptr) continue;
@@ -324,9 +326,11 @@ Columns<C> columns_at(C* workspace, int64_t cols) {
 // Tiles of a block, wide ones cut into columns. Their rows depend on the shape of x only, never on the blocks, so that
 // sums come out the same for any number of threads. Calls f(first column, place).
 template <typename F>
-void for_column_tiles(const GroupNormModulate& m, const ColumnBlock& block, const F& f) {
+void for_column_tiles(const GroupNormModulate& m, const ColumnBlock& block, const F& f, bool backwards = false) {
   const int64_t rows = std::max<int64_t>(1, kTileSize / std::max<int64_t>(1, m.channels));
-  for (int64_t pixel = 0; pixel < m.pixels; pixel += rows) {
+  const int64_t tiles = (m.pixels + rows - 1) / rows;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t pixel = (backwards ? tiles - 1 - i : i) * rows;
     for (int64_t col = 0; col < block.cols; col += kTileSize) {
       const int64_t offset = (block.sample * m.pixels + pixel) * m.channels + block.channel + col;
       f(col, Place{offset, m.channels, std::min(rows, m.pixels - pixel), std::min(kTileSize, block.cols - col)});
@@ -345,7 +349,7 @@ template <typename T, typename F>
 void group_moments(const GroupNormModulate& m, const ColumnBlock& block, const Columns<Compute<T>>& k,
                    Scratch<T>& scratch, const F& f) {
   using C = Compute<T>;
-  C *const first = k.slope, *const mean = k.offset, *const squares = k.scale, *const chunk = k.shift;
+  C *const first = k.slope, *const mean = k.offset, *const squares = k.scale;
   const T* const x = static_cast<const T*>(m.x) + block.sample * m.pixels * m.channels + block.channel;
   for (int64_t j = 0; j < block.cols; ++j) {
     first[j] = m.pixels == 0 ? C(0) : load(x[j]);
@@ -356,8 +360,7 @@ void group_moments(const GroupNormModulate& m, const ColumnBlock& block, const C
     if (col == 0) seen += last_rows;
     last_rows = at.rows;
     const auto tile = read_x<T>(m.x, at, scratch.x);
-    column_moments(tile.data, tile.stride, at.rows, at.cols, first + col, seen, mean + col, squares + col, chunk + col,
-                   k.g + col);
+    column_moments(tile.data, tile.stride, at.rows, at.cols, first + col, seen, mean + col, squares + col);
   });
   const int64_t each = m.channels / m.groups;
   for (int64_t g = 0; g < block.groups; ++g) {
@@ -386,6 +389,7 @@ void read_columns(const GroupNormModulate& m, const ColumnBlock& block, const Gr
     k.mean[j] = group.mean;
     k.slope[j] = k.weight[j] * group.rstd;
     k.offset[j] = static_cast<C>(k.offset[j] - group.residual * k.slope[j]);
+    k.scale[j] += poison(k.slope[j], k.offset[j]);
   }
 }
 
@@ -395,6 +399,7 @@ void forward_channels_last(const GroupNormModulate& m, int64_t begin, int64_t en
   using C = Compute<T>;
   Scratch<T> scratch;
   const Columns<C> k = columns_at(workspace, most_columns(m));
+  constexpr bool direct = std::is_same<T, C>::value;
   for (int64_t unit = begin; unit < end; ++unit) {
     const ColumnBlock block = column_block(m, unit);
     group_moments<T>(m, block, k, scratch, [&](int64_t g, const Moments& moments) {
@@ -409,7 +414,7 @@ void forward_channels_last(const GroupNormModulate& m, int64_t begin, int64_t en
       const auto shift_of = [&](int64_t, int64_t j) { return here.shift[j]; };
       forward_tile(m, at, scratch, scale_of, shift_of,
                    [&](auto activation, auto pixel, auto x, auto y, auto scale, auto shift) {
-                     forward_columns<activation(), C, pixel()>(x, y, scale, shift, at.rows, at.cols, here);
+                     forward_columns<activation(), C, pixel()>(x, y, scale, shift, at.rows, at.cols, direct, here);
                    });
     });
   }
@@ -425,6 +430,7 @@ void write_column_sums(const GroupNormModulate& m, const ColumnBlock& block, con
     static_cast<C*>(m.dbias_parts)[at + j] = k.scale[j] * k.t[j];
     static_cast<C*>(m.dweight_parts)[at + j] =
         k.scale[j] * group.rstd * static_cast<C>(k.td[j] - group.residual * k.t[j]);
+    k.gm[j] += poison(k.slope[j], k.offset[j]);
   }
   if (!m.scale.per_pixel) write_channels<T>(m.dscale, at, block.cols, k.gm);
   if (!m.shift.per_pixel) write_channels<T>(m.dshift, at, block.cols, k.g);
@@ -438,6 +444,7 @@ void backward_channels_last(const GroupNormModulate& m, int64_t begin, int64_t e
   const int64_t most = most_columns(m), each = m.channels / m.groups;
   const Columns<C> k = columns_at(workspace, most);
   C* const kept = workspace + Columns<C>::kArrays * most;
+  constexpr bool direct = std::is_same<T, C>::value;
   for (int64_t unit = begin; unit < end; ++unit) {
     const ColumnBlock block = column_block(m, unit);
     bool large = false;
@@ -460,7 +467,7 @@ void backward_channels_last(const GroupNormModulate& m, int64_t begin, int64_t e
       const Columns<C> here = shifted(k, col);
       backward_tile(m, at, kept_at(col, at), scratch,
                     [&](auto activation, auto pixel, auto x, auto g, auto t, auto scale, auto gm) {
-                      backward_columns<activation(), C, pixel()>(x, g, t, scale, gm, at.rows, at.cols, here);
+                      backward_columns<activation(), C, pixel()>(x, g, t, scale, gm, at.rows, at.cols, direct, here);
                     });
     });
     write_column_sums<T>(m, block, groups, k);
@@ -489,7 +496,7 @@ void backward_channels_last(const GroupNormModulate& m, int64_t begin, int64_t e
       finish_columns(x, Tile<const C>{t.data, t.stride}, dx, at.rows, at.cols, k.mean + col, p + col, q + col,
                      rest + col);
       write_tile(to, at.stride, at.rows, at.cols, dx.data);
-    });
+    }, true);
   }
 }
 
