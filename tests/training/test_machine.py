@@ -80,3 +80,18 @@ def test_device_that_is_not_there():
     assert machine.resolve_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match=r"train\.device: expected one of \d+ CUDA devices .*, got 'cuda:99'"):
         machine.resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "bf16"),
+    [
+        ("processor : 0\nmodel name\t: Good CPU @ 2GHz\nflags\t: fpu avx512f avx512_bf16 sse\n", "Good CPU @ 2GHz", True),
+        ("model name\t: Old CPU\nflags\t: fpu avx2 avx512_bf16x\n", "Old CPU", False),
+        ("Features\t: fp asimd bf16\n", None, True),
+        ("", None, False),
+    ],
+)
+def test_what_the_processor_is(monkeypatch, text, name, bf16):
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: text)
+    assert machine.has_bf16_units() is bf16
+    assert machine.cpu_name() == (name or machine.platform.processor() or machine.platform.machine())
