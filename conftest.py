@@ -5,7 +5,9 @@ import pytest
 
 def pytest_addoption(parser):
     parser.addoption("--benchmark", action="store_true", default=False, help="run the speed comparisons in benchmarks/")
-    parser.addoption("--save-results", action="store_true", default=False, help="merge them into RESULTS_DIR/<device>.json")
+    parser.addoption(
+        "--save-results", action="store_true", default=False, help="merge them into RESULTS_DIR/<device>.json"
+    )
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -26,7 +28,7 @@ def comparisons(request):
 
 @pytest.fixture
 def compare(comparisons, request, benchmark):
-    """compare(op, case, direction, dtype, layout, providers, **extra): times providers interleaved, ours named strucfast."""
+    """compare(op, case, direction, dtype, layout, providers) times providers interleaved; ours is "strucfast"."""
     from benchmarks import _timing
 
     allocator = _timing.warm_allocator()
@@ -54,8 +56,12 @@ def pytest_terminal_summary(terminalreporter, config):
     if not found:
         return
     terminalreporter.section(f"speed, interleaved medians ({len(found)} comparisons)")
-    terminalreporter.write_line(f"{'op':<20} {'case':<26} {'direction':<9} {'dtype':<9} {'layout':<14} {'ms':>9}   times over")
+    terminalreporter.write_line(
+        f"{'op':<20} {'case':<26} {'direction':<9} {'dtype':<9} {'layout':<14} {'ms':>9}   times over"
+    )
     for op, case, direction, dtype, layout, stats in found:
         ours = stats["strucfast"].median_ms
         ratios = "  ".join(f"{name} {s.median_ms / ours:.2f}x" for name, s in stats.items() if name != "strucfast")
-        terminalreporter.write_line(f"{op:<20} {case:<26} {direction:<9} {dtype:<9} {layout:<14} {ours:>9.3f}   {ratios}")
+        terminalreporter.write_line(
+            f"{op:<20} {case:<26} {direction:<9} {dtype:<9} {layout:<14} {ours:>9.3f}   {ratios}"
+        )

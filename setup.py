@@ -1,10 +1,11 @@
 """Builds the three native halves ahead of time with ninja; each is optional and leaves a reason when it is missing.
 
   strucfast/_strucfast_cpu.so    LibTorch stable ABI, CPU kernels             STRUCFAST_CPU=0|1|auto
-  strucfast/_strucfast_cuda.so   LibTorch stable ABI, CUDA kernels            STRUCFAST_CUDA=0|1|auto, STRUCFAST_CUDA_ARCHS="80;90;100"
+  strucfast/_strucfast_cuda.so   LibTorch stable ABI, CUDA kernels            STRUCFAST_CUDA=0|1|auto
   strucfast/_host.<abi>.so       pybind11, numpy only                         STRUCFAST_CPU=0|1|auto
 
-"1" makes a half that cannot be built an error. CXX, CUDA_HOME and MAX_JOBS are honoured.
+"1" makes a half that cannot be built an error. STRUCFAST_CUDA_ARCHS ("80;90;100"), CXX,
+CUDA_HOME and MAX_JOBS are honoured.
 """
 
 import hashlib
@@ -207,7 +208,9 @@ class BuildNative(build_ext):
                 info[ext.kind] = {"built": True}
             except Unavailable as reason:
                 if wish(ext.variable) == "1":
-                    raise SystemExit(f"strucfast: {ext.variable}=1, but the {ext.kind} half cannot be built: {reason}") from None
+                    raise SystemExit(
+                        f"strucfast: {ext.variable}=1, but the {ext.kind} half cannot be built: {reason}"
+                    ) from None
                 info[ext.kind] = {"built": False, "reason": str(reason)}
                 print(f"strucfast: {ext.kind} half not built: {reason}", file=sys.stderr)
         self.extensions = built

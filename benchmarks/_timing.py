@@ -133,7 +133,9 @@ def meta(device: str = "cpu", allocator: str = "default") -> dict:
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "triton": _triton_version(),
-        "driver": _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if "cuda" in device else None,
+        "driver": _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        if "cuda" in device
+        else None,
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "allocator": allocator,
@@ -166,7 +168,7 @@ KEY = ("op", "case", "direction", "dtype", "layout", "provider")
 
 
 def record(path: Path, about: dict, rows: list[dict]) -> None:
-    """Merge rows into a result file, newest figure for a key; replaced in one step, so a killed run leaves the old file."""
+    """Merge rows into a result file, the newest for a key; replaced in one step, so that a kill leaves the old."""
     known: dict[tuple, dict] = {}
     if path.exists():
         try:
@@ -181,7 +183,13 @@ def record(path: Path, about: dict, rows: list[dict]) -> None:
 
 
 def rows_of(op: str, case: str, direction: str, dtype: torch.dtype, layout: str, stats: dict[str, Stats]) -> list[dict]:
-    shared = {"op": op, "case": case, "direction": direction, "dtype": str(dtype).removeprefix("torch."), "layout": layout}
+    shared = {
+        "op": op,
+        "case": case,
+        "direction": direction,
+        "dtype": str(dtype).removeprefix("torch."),
+        "layout": layout,
+    }
     return [shared | {"provider": name} | {k: round(v, 6) for k, v in asdict(s).items()} for name, s in stats.items()]
 
 

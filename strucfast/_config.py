@@ -47,7 +47,9 @@ def config() -> dict:
 def show_config() -> None:
     """Print versions, the native halves (loaded, or the reason why not) and each op's dispatch order."""
     facts = config()
-    lines = [f"strucfast {facts['strucfast']}  (python {facts['python']}, torch {facts['torch']}, cuda {facts['cuda']})"]
+    lines = [
+        f"strucfast {facts['strucfast']}  (python {facts['python']}, torch {facts['torch']}, cuda {facts['cuda']})"
+    ]
     lines += [f"  {name:<14} {version}" for name, version in facts["packages"].items()]
     lines.append("machine")
     lines += [f"  {name:<14} {value}" for name, value in facts["machine"].items()]

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0 if arguments else USAGE_ERROR
     if arguments[0] == "--version":
-        from . import __version__
+        from ._version import __version__
 
         print(f"strucfast {__version__}")
         return 0

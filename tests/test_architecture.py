@@ -29,7 +29,14 @@ FLOORS = [
     "__main__",
 ]
 # metrics and data take arrays and know nothing of models, nn or losses; plots draw what they are given.
-FORBIDDEN = {("metrics", "models"), ("data", "models"), ("metrics", "nn"), ("data", "nn"), ("data", "ops"), ("nn", "data")}
+FORBIDDEN = {
+    ("metrics", "models"),
+    ("data", "models"),
+    ("metrics", "nn"),
+    ("data", "nn"),
+    ("data", "ops"),
+    ("nn", "data"),
+}
 
 
 def room_of(path: Path) -> str:
@@ -96,7 +103,8 @@ def test_the_check_sees_a_wrong_import(tmp_path, monkeypatch):
 def test_importing_the_package_needs_only_torch_triton_numpy():
     """The kernels must run where nothing but torch, triton and numpy is installed."""
     script = (
-        "import sys; blocked = {'h5py', 'sklearn', 'safetensors', 'tqdm', 'matplotlib', 'tyro', 'yaml', 'tensorboard'}\n"
+        "import sys\n"
+        "blocked = {'h5py', 'sklearn', 'safetensors', 'tqdm', 'matplotlib', 'tyro', 'yaml', 'tensorboard'}\n"
         "class Block:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in blocked: raise ImportError('blocked: ' + name)\n"

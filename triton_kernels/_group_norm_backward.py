@@ -1,4 +1,4 @@
-"""Backward kernels of group_norm_modulate (MATHS 3.2).
+"""Backward kernels of group_norm_modulate.
 
 With du = scale * grad * act'(u) and h = weight * du, dx = rstd (h - mean(h) - xhat mean(h xhat)) over the group. Sums
 over positions are kept per (sample, channel): the group's means and every parameter's gradient follow from them.

@@ -61,7 +61,7 @@ def log1p_of_exp(x):
 def activate(u, ACTIVATION: tl.constexpr):
     """Activation of ``u``: identity 0, mish 1, silu 2, relu 3, elu 4, tanh 5. NaN stays NaN; 0 goes to 0."""
     if ACTIVATION == 1:
-        # Mish in one exponential (MATHS 3.2); above 20 it is the identity to the last bit.
+        # Mish in one exponential; above 20 it is the identity to the last bit.
         e = tl.exp(tl.minimum(u, 20.0))
         n = e * (e + 2.0)
         return u * (n / (n + 2.0))
@@ -110,7 +110,7 @@ def activate_with_slope(u, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def map_scale(a, SCALE_MAP: tl.constexpr):
-    """Scale of a logit: exp 0, exp_half 1, softplus_shift 2, sigmoid2 3, one_plus 4 (MATHS 3.1)."""
+    """Scale of a logit: exp 0, exp_half 1, softplus_shift 2, sigmoid2 3, one_plus 4."""
     if SCALE_MAP == 0:
         return tl.exp(a)
     elif SCALE_MAP == 1:

@@ -4,8 +4,8 @@
 #include "../common/activation.h"
 #include "tile.h"
 
-// y = scale * act(weight * xhat + bias) + shift with xhat over groups of channels and all pixels, and its backward
-// (MATHS 3.2). The variance is biased, eps lies inside the root; only mean and rstd are kept for the backward.
+// y = scale * act(weight * xhat + bias) + shift with xhat over groups of channels and all pixels, and its backward.
+// The variance is biased, eps lies inside the root; only mean and rstd are kept for the backward.
 namespace strucfast {
 
 // x is (N, C, S) contiguous, or (N, S, C) when channels_last; per-pixel scale and shift and the gradients share its

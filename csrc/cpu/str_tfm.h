@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-// All d per-variable MLPs of the Str-Tfm (MATHS 3.1) and their scale map. Torch-free; nothing here allocates or starts
+// All d per-variable MLPs of the Str-Tfm and their scale map. Torch-free; nothing here allocates or starts
 // threads: the caller hands out ranges and one scratch buffer per range that runs at the same time.
 namespace strucfast {
 

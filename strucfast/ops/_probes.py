@@ -12,6 +12,6 @@ def transform_active() -> bool:
 
 
 def constant_under_compile(function: Callable) -> Callable:
-    """What ``torch.compiler.assume_constant_result`` does, without its import of Dynamo (seconds at ``import strucfast``)."""
+    """What ``torch.compiler.assume_constant_result`` does, without importing Dynamo (seconds) with the package."""
     function._dynamo_marked_constant = True
     return function

@@ -27,7 +27,7 @@ _specs: dict[str, "OpSpec"] = {}
 
 @dataclass(frozen=True)
 class Tolerance:
-    """``err(kernel, float64) <= factor * err(eager in the same dtype, float64) + slack * eps * scale`` (KERNELS 5.6)."""
+    """``err(kernel, float64) <= factor * err(eager in the same dtype, float64) + slack * eps * scale``."""
 
     factor: float = 2.0
     slack: float = 4.0
@@ -199,11 +199,15 @@ def _backward(ctx, spec: OpSpec, kernels: Kernels, grads: tuple, needs: Sequence
     return gradients if all(needs) else [g if need else None for g, need in zip(gradients, needs)]
 
 
-def _differentiate_reference(spec: OpSpec, grads: tuple, tensors: Sequence, statics: tuple, needs: Sequence[bool]) -> list:
+def _differentiate_reference(
+    spec: OpSpec, grads: tuple, tensors: Sequence, statics: tuple, needs: Sequence[bool]
+) -> list:
     """create_graph=True: differentiate the reference, exact to any order."""
     # Aliases cut each input off from the others: with scale = f(x), grad must not also walk from scale back to x.
-    aliases = [t if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_(need))
-               for t, need in zip(tensors, needs)]
+    aliases = [
+        t if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_(need))
+        for t, need in zip(tensors, needs)
+    ]
     wanted = [a for a, need in zip(aliases, needs) if need]
     outputs = spec.reference(aliases, statics)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -212,7 +216,7 @@ def _differentiate_reference(spec: OpSpec, grads: tuple, tensors: Sequence, stat
 
 
 class _Fused(torch.autograd.Function):
-    """Eager route: ctx style, half the call cost of a registered op (KERNELS 2)."""
+    """Eager route: ctx style, half the call cost of a registered op."""
 
     @staticmethod
     def forward(ctx, spec, kernels, statics, *tensors):
@@ -233,13 +237,19 @@ def _kernels(name: str, backend: str) -> Kernels:
     if backend == "triton":
         return Kernels(backend, *spec.triton_kernels())
     ops = torch.ops.strucfast
-    return Kernels(backend, getattr(ops, f"_{name}_{backend}").default, getattr(ops, f"_{name}_backward_{backend}").default)
+    return Kernels(
+        backend, getattr(ops, f"_{name}_{backend}").default, getattr(ops, f"_{name}_backward_{backend}").default
+    )
 
 
 @functools.cache
 def _has_kernel(name: str, backend: str) -> bool:
     key = "CPU" if backend == "cpp" else "CUDA"
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"strucfast::_{name}_{backend}", key) if backend != "triton" else True
+    return (
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"strucfast::_{name}_{backend}", key)
+        if backend != "triton"
+        else True
+    )
 
 
 def _why_not(spec: OpSpec, backend: str, device: str, dtype: torch.dtype) -> str | None:
@@ -291,8 +301,8 @@ def dispatch(spec: OpSpec, tensors: tuple, statics: tuple) -> Any:
     if transform_active():
         if _forced not in ("auto", "reference"):
             raise RuntimeError(
-                f"strucfast.{spec.name}: use_backend({_forced!r}) cannot run inside torch.func transforms or forward AD;"
-                " use 'auto' or 'reference'"
+                f"strucfast.{spec.name}: use_backend({_forced!r}) cannot run inside torch.func transforms or"
+                " forward AD; use 'auto' or 'reference'"
             )
         return spec.reference(tensors, statics)
     kernels = _pick(spec, tensors[0])

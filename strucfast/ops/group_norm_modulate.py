@@ -1,6 +1,6 @@
 """``group_norm_modulate``: GroupNorm, activation and affine in one kernel, the conv block's epilogue.
 
-Forward:  xhat = (x - m_g) rstd_g;  u = weight_c xhat + bias_c;  y = scale act(u) + shift          (MATHS 3.2)
+Forward:  xhat = (x - m_g) rstd_g;  u = weight_c xhat + bias_c;  y = scale act(u) + shift
 Backward: dshift = sum_s g;  dscale = sum_s g act(u);  du = scale g act'(u);  dbias = sum du;  dweight = sum du xhat;
           h = weight du;  dx = rstd (h - mean_g h - xhat mean_g(h xhat)).  Only x, mean and rstd are kept.
 """
@@ -28,7 +28,7 @@ def group_norm_modulate(
     activation: str = "mish",
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """``scale * act(weight * xhat + bias) + shift`` with ``xhat`` normalised over each of ``num_groups`` channel groups.
+    """``scale * act(weight * xhat + bias) + shift``, ``xhat`` being x normalised within ``num_groups`` channel groups.
 
     Args:
         x: (N, C, *S) features with 0 to 3 spatial dims, float32, float64, bfloat16 or float16.
@@ -69,7 +69,8 @@ def _check_groups(x: torch.Tensor, num_groups: int, eps: float) -> None:
         raise TypeError(f"group_norm_modulate: num_groups must be an int, got {type(num_groups).__name__}")
     if num_groups < 1 or x.shape[1] % num_groups != 0:
         raise ValueError(
-            f"group_norm_modulate: num_groups must be positive and divide the {x.shape[1]} channels of x, got {num_groups}"
+            f"group_norm_modulate: num_groups must be positive and divide the {x.shape[1]} channels of x,"
+            f" got {num_groups}"
         )
     if not 0.0 <= eps < math.inf:
         raise ValueError(f"group_norm_modulate: eps must be finite and >= 0, got {eps}")
@@ -78,8 +79,8 @@ def _check_groups(x: torch.Tensor, num_groups: int, eps: float) -> None:
 class _GroupNormModulate(OpSpec):
     name = "group_norm_modulate"
     schema = (
-        "(Tensor x, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, int activation, float eps)"
-        " -> (Tensor y, Tensor mean, Tensor rstd)"
+        "(Tensor x, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, int activation,"
+        " float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
     )
     backward_schema = (
         "(Tensor grad, Tensor x, Tensor mean, Tensor rstd, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale,"
@@ -133,9 +134,7 @@ class _GroupNormModulate(OpSpec):
         centred = grouped - mean.unsqueeze(2)
         rstd.copy_(torch.rsqrt((centred * centred).mean(dim=2) + eps))
         parameters = (weight, bias, scale, shift)
-        y.copy_(
-            reference.group_norm_modulate(x, num_groups, *parameters, activation=ACTIVATIONS[activation], eps=eps)
-        )
+        y.copy_(reference.group_norm_modulate(x, num_groups, *parameters, activation=ACTIVATIONS[activation], eps=eps))
         return y, mean, rstd
 
     def aten_backward(self, grad, x, mean, rstd, num_groups, weight, bias, scale, shift, activation, mask):
@@ -197,7 +196,7 @@ class _GroupNormModulate(OpSpec):
 
 
 def _value_and_slope(u: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The activation and its derivative in closed form (MATHS 3.2 for mish)."""
+    """The activation and its derivative in closed form."""
     if name == "identity":
         return u, torch.ones_like(u)
     if name == "relu":

@@ -52,7 +52,8 @@ class _Modulate(OpSpec):
     name = "modulate"
     schema = "(Tensor x, Tensor scale, Tensor shift) -> Tensor"
     backward_schema = (
-        "(Tensor grad, Tensor x, Tensor scale, bool shift_per_pixel, int mask) -> (Tensor dx, Tensor dscale, Tensor dshift)"
+        "(Tensor grad, Tensor x, Tensor scale, bool shift_per_pixel, int mask)"
+        " -> (Tensor dx, Tensor dscale, Tensor dshift)"
     )
     value_free = frozenset({2})
 
@@ -122,7 +123,9 @@ class _Modulate(OpSpec):
         yield Sample("channels_last, per pixel", (_channels_last(x), rand(*pixel), _channels_last(rand(*pixel))), {})
         yield Sample("channels_last 3-D", (_channels_last(rand(2, 6, 3, 2, 2)), rand(2, 6), rand(2, 6)), {})
         yield Sample("sliced", (rand(4, 6, 5, 8)[::2, :, 1:, ::3], rand(2, 6), rand(6, 2).t()), {})
-        yield Sample("expanded", (rand(1, 6, 4, 5).expand(3, 6, 4, 5), rand(1, 6).expand(3, 6), rand(3, 1).expand(3, 6)), {})
+        yield Sample(
+            "expanded", (rand(1, 6, 4, 5).expand(3, 6, 4, 5), rand(1, 6).expand(3, 6), rand(3, 1).expand(3, 6)), {}
+        )
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """``str_tfm``: all per-variable MLPs of the structural decoder and their scale map, in one launch.
 
-Forward:  h_0 = u_d;  h_{l+1} = act(W_l h_l + b_l);  (a, shift) = W_L h_L + b_L;  scale = map(a)      (MATHS 3.1)
+Forward:  h_0 = u_d;  h_{l+1} = act(W_l h_l + b_l);  (a, shift) = W_L h_L + b_L;  scale = map(a)
 Backward: the chain rule; the forward keeps the hidden pre-activations, d scale / d a follows from scale itself.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -82,7 +83,8 @@ def _check_shapes(u: torch.Tensor, weights: tuple, biases: tuple) -> None:
         width = weight.shape[1]
         if bias.shape != weight.shape[:2]:
             raise ValueError(
-                f"{_NAME}: biases[{layer}] must have shape (d, out) = {tuple(weight.shape[:2])}, got {tuple(bias.shape)}"
+                f"{_NAME}: biases[{layer}] must have shape (d, out) = {tuple(weight.shape[:2])},"
+                f" got {tuple(bias.shape)}"
             )
     if width % 2 or width == 0:
         raise ValueError(f"{_NAME}: the last layer must have 2C outputs (scale logits, shift), got {width}")
@@ -95,8 +97,8 @@ class _StrTfm(OpSpec):
         " -> (Tensor scale, Tensor shift, Tensor saved)"
     )
     backward_schema = (
-        "(Tensor grad_scale, Tensor grad_shift, Tensor u, Tensor[] weights, Tensor[] biases, Tensor scale, Tensor saved,"
-        " int activation, int scale_map, int mask) -> (Tensor du, Tensor[] dweights, Tensor[] dbiases)"
+        "(Tensor grad_scale, Tensor grad_shift, Tensor u, Tensor[] weights, Tensor[] biases, Tensor scale,"
+        " Tensor saved, int activation, int scale_map, int mask) -> (Tensor du, Tensor[] dweights, Tensor[] dbiases)"
     )
     num_outputs = 2
     # The public function upcasts half types: the MLPs are too small for their rounding to pay.
@@ -191,7 +193,7 @@ class _StrTfm(OpSpec):
             return (factor * torch.randn(shape, generator=generator, dtype=torch.float64)).to(device, dtype)
 
         def call(n, d, widths):
-            pairs = list(zip(widths, widths[1:]))
+            pairs = list(pairwise(widths))
             weights = [rand(d, o, i, factor=i**-0.5) for i, o in pairs]
             return rand(n, d, widths[0]), weights, [rand(d, o, factor=0.1) for _, o in pairs]
 
@@ -202,7 +204,7 @@ class _StrTfm(OpSpec):
             yield Sample(activation, call(6, 2, (1, 8, 4)), {"activation": activation})
         for scale_map in SCALE_MAPS:
             yield Sample(scale_map, call(6, 2, (1, 8, 4)), {"scale_map": scale_map})
-        u, weights, biases = call(6, 4, (2, 8, 8, 4))
+        _, weights, biases = call(6, 4, (2, 8, 8, 4))
         yield Sample("strided", (rand(2, 4, 6).permute(2, 1, 0), [w.mT.contiguous().mT for w in weights], biases), {})
         yield Sample("expanded", (rand(6, 1, 2).expand(6, 4, 2), weights, biases), {})
 

@@ -36,5 +36,5 @@ def activate(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def map_scale(logits: torch.Tensor, name: str) -> torch.Tensor:
-    """Map scale logits to scales; every map sends 0 to 1 (MATHS 3.1)."""
+    """Map scale logits to scales; every map sends 0 to 1."""
     return _SCALE_MAP_FUNCTIONS[name](logits)

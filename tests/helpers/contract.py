@@ -27,7 +27,11 @@ def retype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Another dtype, the same strides (``Tensor.to`` drops expanded and sliced layouts)."""
     out = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=tensor.device)
     if any(s == 0 for s in tensor.stride()):
-        return tensor[tuple(slice(0, 1) if s == 0 else slice(None) for s in tensor.stride())].to(dtype).expand(tensor.shape)
+        return (
+            tensor[tuple(slice(0, 1) if s == 0 else slice(None) for s in tensor.stride())]
+            .to(dtype)
+            .expand(tensor.shape)
+        )
     return out.copy_(tensor)
 
 
@@ -81,7 +85,7 @@ def judge(value, truth, eager, dtype, tolerance, reduced=1, floor=1e-30) -> Verd
 
     Why: eager in the same dtype is what the user replaces, so twice its error is no loss; the eps term covers outputs
     where eager happens to be exact. ``reduced`` is how many terms a sum has: rounding grows like its square root.
-    ``floor`` is the size of the terms behind a value that cancellation may leave far smaller (gradients: the upstream's).
+    ``floor`` is the size of the terms behind a value that cancellation may leave far smaller (the upstream's).
     The guards catch what a maximum hides: a small error everywhere (rel. L2), a rotated gradient (cosine), a bias.
     """
     if value.shape != truth.shape:

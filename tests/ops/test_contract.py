@@ -1,4 +1,4 @@
-"""What every registered op must pass (KERNELS section 5); a new op gets all of it by being registered."""
+"""What every registered op must pass; a new op gets all of it by being registered."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ def reduction_length(sample):
 
 def test_a_native_backend_is_tested():
     """The suite must not pass by having nothing to run: a machine with a compiler builds the CPU half."""
-    assert TARGETS, f"no backend to test: {({h: _native.missing(h) for h in _native.HALVES})}"
+    assert TARGETS, f"no backend to test: { ({h: _native.missing(h) for h in _native.HALVES}) }"
 
 
 @on_every_target
@@ -77,7 +77,7 @@ def test_values_and_gradients_against_float64(op, backend, device, dtype):
             _registry._pick(spec, torch.empty(1, dtype=dtype, device=device))
         return
     if backend == "triton" and device == "cpu" and dtype in (torch.bfloat16, torch.float16):
-        dtype = torch.float32  # The interpreter's half arithmetic is not the GPU's (KERNELS 4).
+        dtype = torch.float32  # The interpreter's half arithmetic is not the GPU's.
     for sample in samples(op, device, dtype):
         truth = contract.run(reference_of(op), sample, torch.float64)
         eager = contract.run(reference_of(op), sample)
@@ -184,7 +184,9 @@ def test_bitwise_repeatable_on_any_thread_count(op, backend, device):
 def test_gradcheck_and_gradgradcheck(op):
     for sample in smooth(op):
         leaves = []
-        args, kwargs = contract.map_tensors(sample, lambda t: leaves.append(t.detach().clone().requires_grad_()) or leaves[-1])
+        args, kwargs = contract.map_tensors(
+            sample, lambda t: leaves.append(t.detach().clone().requires_grad_()) or leaves[-1]
+        )
 
         def call(*tensors, args=args, kwargs=kwargs, leaves=leaves):
             table = {id(old): new for old, new in zip(leaves, tensors)}
@@ -359,7 +361,9 @@ def test_autocast_and_mixed_dtypes(op):
             outputs = contract.outputs_of(public_of(op), args, kwargs)
         for out, exact, plain in zip(outputs, truth[0], eager[0]):
             assert out.dtype == plain.dtype, sample.name
-            verdict = contract.judge(out, exact, plain, out.dtype, _registry.get(op).tolerance, reduction_length(sample))
+            verdict = contract.judge(
+                out, exact, plain, out.dtype, _registry.get(op).tolerance, reduction_length(sample)
+            )
             assert verdict.ok, f"{sample.name}: {verdict.text}"
 
 
@@ -429,7 +433,7 @@ def test_cuda_graph_capture(op, backend, device):
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process that the test starts")
 def test_triton_in_the_interpreter():
-    """Triton reads TRITON_INTERPRET when a kernel is decorated, so the Triton half of this file runs in its own process."""
+    """TRITON_INTERPRET is read when a kernel is decorated, so the Triton half of this file runs in its own process."""
     pytest.importorskip("triton", reason="triton is not installed; pip install triton")
     if torch.cuda.is_available():
         pytest.skip("a GPU is here: the kernels themselves are tested above")

@@ -85,7 +85,15 @@ def test_str_tfm_and_its_modulation(case, backend, dtype):
         y = sf.ops.modulate(x, scale[:, 0], shift[:, 0])
         leaves = [x, scale, shift, u, *weights, *biases]
         grads = torch.autograd.grad(y, leaves, tensor(inputs["g"], dtype))
-    found = {"alpha": scale, "beta": shift, "y": y, "dx": grads[0], "dalpha": grads[1], "dbeta": grads[2], "dU": grads[3]}
+    found = {
+        "alpha": scale,
+        "beta": shift,
+        "y": y,
+        "dx": grads[0],
+        "dalpha": grads[1],
+        "dbeta": grads[2],
+        "dU": grads[3],
+    }
     for name, value in found.items():
         check(name, value.detach(), expected[name], dtype, case)
     layers = len(weights)

@@ -28,7 +28,13 @@ def test_output_has_zero_mean_and_unit_variance(n, groups, width, s, channels_la
 
 
 @settings(max_examples=20, deadline=None)
-@given(groups=st.integers(1, 3), s=st.integers(2, 30), offset=st.floats(-100, 100), factor=st.floats(0.5, 4), seed=st.integers(0, 2**31))
+@given(
+    groups=st.integers(1, 3),
+    s=st.integers(2, 30),
+    offset=st.floats(-100, 100),
+    factor=st.floats(0.5, 4),
+    seed=st.integers(0, 2**31),
+)
 def test_invariant_to_offset_and_scale_of_the_input(groups, s, offset, factor, seed):
     x = torch.randn(2, groups * 2, s, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     y = ops.group_norm_modulate(x, groups, eps=0.0)

@@ -39,13 +39,25 @@ def test_nan_and_infinity_pass_through():
 @pytest.mark.parametrize(
     "arguments,error,words",
     [
-        ((torch.ones(2, 3, 4), torch.ones(2, 4), torch.ones(2, 3)), ValueError, r"scale must have shape \(N, C\) = \(2, 3\)"),
+        (
+            (torch.ones(2, 3, 4), torch.ones(2, 4), torch.ones(2, 3)),
+            ValueError,
+            r"scale must have shape \(N, C\) = \(2, 3\)",
+        ),
         ((torch.ones(2, 3, 4), torch.ones(2, 3), torch.ones(3)), ValueError, r"shift .* got \(3,\)"),
         ((torch.ones(3), torch.ones(3), torch.ones(3)), ValueError, r"x must be \(N, C, \*S\)"),
-        ((torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), torch.ones(2, 3)), TypeError, "x must be float32.*int64"),
+        (
+            (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), torch.ones(2, 3)),
+            TypeError,
+            "x must be float32.*int64",
+        ),
         ((torch.ones(2, 3), torch.ones(2, 3, dtype=torch.uint8), torch.ones(2, 3)), TypeError, "scale.*uint8"),
         ((torch.ones(2, 3), 2.0, torch.ones(2, 3)), TypeError, "scale must be a torch.Tensor, got float"),
-        ((torch.ones(2, 3), torch.ones(2, 3, device="meta"), torch.ones(2, 3)), ValueError, "scale must be on x's device cpu"),
+        (
+            (torch.ones(2, 3), torch.ones(2, 3, device="meta"), torch.ones(2, 3)),
+            ValueError,
+            "scale must be on x's device cpu",
+        ),
     ],
 )
 def test_bad_arguments(arguments, error, words):

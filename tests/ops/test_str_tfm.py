@@ -1,5 +1,7 @@
 """str_tfm: each variable sees its own MLP only, scale maps start at one, and errors a person can act on."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from strucfast.reference._activations import SCALE_MAPS
 
 def bank(d, widths, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    pairs = list(zip(widths, widths[1:]))
+    pairs = list(pairwise(widths))
     weights = [torch.randn(d, o, i, generator=generator, dtype=torch.float64).to(dtype) for i, o in pairs]
     return weights, [torch.randn(d, o, generator=generator, dtype=torch.float64).to(dtype) for _, o in pairs]
 

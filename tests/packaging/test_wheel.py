@@ -33,7 +33,9 @@ def wheel_from(sdist: Path, out: Path, **environment):
 def sdist(tmp_path_factory):
     """Made from a copy, so that the test leaves no egg-info and takes no built file along."""
     folder = tmp_path_factory.mktemp("sdist")
-    ignore = shutil.ignore_patterns(".venv", "build", "dist", ".git", "runs", "__pycache__", "*.so", "*.egg-info", "_build_info.json")
+    ignore = shutil.ignore_patterns(
+        ".venv", "build", "dist", ".git", "runs", "__pycache__", "*.so", "*.egg-info", "_build_info.json"
+    )
     shutil.copytree(ROOT, folder / "copy", ignore=ignore)
     result = run([sys.executable, "setup.py", "--quiet", "sdist", "-d", str(folder)], folder / "copy")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -74,7 +76,9 @@ def test_wheel_contents(wheel):
         info = json.loads(archive.read("strucfast/_build_info.json"))
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
     assert "strucfast/_strucfast_cpu.so" in names and any(n.startswith("strucfast/_host.") for n in names)
-    assert {"strucfast/py.typed", "strucfast/triton_kernels/__init__.py", "strucfast/reference/modulate.py"} <= set(names)
+    assert {"strucfast/py.typed", "strucfast/triton_kernels/__init__.py", "strucfast/reference/modulate.py"} <= set(
+        names
+    )
     assert not [n for n in names if n.startswith(("csrc", "tests", "benchmarks", "triton_kernels"))]
     assert info["cpu"]["built"] and info["host"]["built"] and not info["cuda"]["built"]
     requires = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: torch")]
