@@ -196,7 +196,12 @@ struct Block {
           A h[V];
           vector<true>(activation, channel, place(channel, position), grad[k], x[k], h, sums);
           const int64_t i = vector_index(channel, position);
-          if (i < args.held_h) store_values<V>(held_h + i * V, h);
+          if (i < args.held_h) {
+            Pack<A, V> kept;
+#pragma unroll
+            for (int j = 0; j < V; ++j) kept.items[j] = h[j];
+            *reinterpret_cast<Pack<A, V>*>(held_h + i * V) = kept;
+          }
           if (i < args.held_x) held_x[i] = x[k];
         }
       }

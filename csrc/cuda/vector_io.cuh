@@ -24,12 +24,37 @@ __device__ __forceinline__ void unpack(const Pack<T, V>& pack, Compute<T> (&to)[
   for (int j = 0; j < V; ++j) to[j] = to_compute(pack.items[j]);
 }
 
+// To global memory. In PTX, because the compiler takes a struct, and a built-in vector alike, apart into one store per
+// element when it likes; without a memory clobber, because no kernel reads what it stored this way.
+template <int V, typename T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
+#if defined(__CUDACC__)
+  constexpr int kWords = sizeof(pack) / 4;
+  if constexpr (sizeof(pack) % 16 == 0 || sizeof(pack) == 8) {
+    uint32_t words[kWords];
+    memcpy(words, &pack, sizeof(pack));
+    if constexpr (kWords == 2) {
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]));
+    } else {
+#pragma unroll
+      for (int k = 0; k < kWords; k += 4) {
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(
+                         __cvta_generic_to_global(reinterpret_cast<uint32_t*>(to) + k)),
+                     "r"(words[k]), "r"(words[k + 1]), "r"(words[k + 2]), "r"(words[k + 3]));
+      }
+    }
+    return;
+  }
+#endif
+  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
+
 template <int V, typename T, typename A>
 __device__ __forceinline__ void store_values(T* to, const A (&values)[V]) {
   Pack<T, V> pack;
 #pragma unroll
   for (int j = 0; j < V; ++j) from_compute(values[j], &pack.items[j]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  store_pack<V>(to, pack);
 }
 
 template <typename T>

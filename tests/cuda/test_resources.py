@@ -24,6 +24,7 @@ class Kernel:
     local: int = 0
     shared: int = 0
     float64_instructions: int = 0
+    wide_stores: int = 0
 
 
 def nvcc() -> str:
@@ -80,6 +81,7 @@ def inspect(binary: Path, report: str, *options: str) -> dict[str, Kernel]:
         kernels[name].float64_instructions = len(
             re.findall(r"\s(?:DADD|DMUL|DFMA|DSETP|DMNMX|F2F\.\w*F64\w*|MUFU\.RCP64H)", body)
         )
+        kernels[name].wide_stores = len(re.findall(r"\sSTG\.E\.(?:128|64) ", body))
     return kernels
 
 
@@ -91,6 +93,9 @@ def complaints(kernel: Kernel, architecture: str) -> list[str]:
         found.append(f"{kernel.shared} bytes of static shared memory, at most {STATIC_SHARED_LIMIT}")
     if not is_float64(kernel.name) and kernel.float64_instructions:
         found.append(f"{kernel.float64_instructions} float64 instructions")
+    # Vectors of 4 or 8 elements that leave one by one would cost a memory-bound kernel a good part of its speed.
+    if re.search(r"modulate_\w*kernelI\w*ELi[48]E", kernel.name) and not kernel.wide_stores:
+        found.append("no vector store, although it works on vectors")
     return [f"sm_{architecture} {kernel.name}: {text}" for text in found]
 
 
