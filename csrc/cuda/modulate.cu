@@ -60,7 +60,7 @@ __device__ __forceinline__ void load_parameters(const Operand& operand, int64_t 
 
 // `whole`: every vector lies inside one channel (contiguous) or one pixel (channels-last).
 template <typename T, int V, bool ChannelsLast>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     modulate_forward_kernel(const T* __restrict__ x, Operand scale, Operand shift, T* __restrict__ y, Shape shape,
                             Divider spatial, Divider channels, int64_t vectors, bool whole) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * kVectors) + threadIdx.x;
