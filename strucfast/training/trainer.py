@@ -24,7 +24,7 @@ from .distributed import join
 from .engine import Engine, NonFinite, learning_rate_factor
 from .folder import CONFIG, Lock, claim
 from .log import History, Progress, RunLog
-from .machine import cpu_name, describe_allocator, resolve_device, set_threads
+from .machine import ThreadChooser, cpu_name, describe_allocator, resolve_device, set_threads
 from .run import Run
 
 
@@ -64,7 +64,7 @@ class Trainer:
         self.folder = Path(run_dir)
         self.device = resolve_device(config.train.device)
         self.world = join(self.device)
-        threads = set_threads(config.train.threads)
+        self._threads = set_threads(config.train.threads)
         self.step = 0
         self.seconds = 0.0
         self.best_loss = math.inf
@@ -72,12 +72,12 @@ class Trainer:
         self._saved_step: int | None = None
         self._lock: Lock | None = None
         try:
-            self._prepare(resume, overwrite, model, dataset, threads)
+            self._prepare(resume, overwrite, model, dataset)
         except BaseException:
             self._release()
             raise
 
-    def _prepare(self, resume: bool, overwrite: bool, model: nn.Module | None, dataset: Any, threads: int) -> None:
+    def _prepare(self, resume: bool, overwrite: bool, model: nn.Module | None, dataset: Any) -> None:
         config = self.config
         # a run to go on with is locked before it is read; of a new one, what can be refused is refused before
         # anything is written
@@ -112,7 +112,7 @@ class Trainer:
         self.world.barrier()
         main = self.world.is_main
         self.log = RunLog(self.folder / "run.log" if main else None, echo=main and config.log.progress != "none")
-        self._say_hello(threads)
+        self._say_hello()
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -193,12 +193,20 @@ class Trainer:
         summed, lost_time, line_began = 0, 0.0, time.perf_counter()
         rate, last_saved, validated = 0.0, time.perf_counter(), -1
         time_up = False
+        chooser = None
+        if self.device.type == "cpu" and self.config.optim.anneal_by == "time" and self._threads > 1:
+            # such a run is not reproducible anyway
+            chooser = ThreadChooser(self._threads) if train.threads == 0 else None
         try:
             while self.step < train.steps and not time_up and not self.interrupted:
                 images = batches.next()
                 used = (time.perf_counter() - began) / limit if limit else 0.0
                 factor = learning_rate_factor(self.config.optim, train.steps, self.step, used)
+                step_began = time.perf_counter()
                 pending.append(self.engine.step(images, self.step, factor))
+                changed = chooser.record(time.perf_counter() - step_began) if chooser is not None else None
+                if changed is not None:
+                    self.log.info(f"step {self.step + 1}  threads: {changed}, quicker now", echo=False)
                 self.step += 1
                 ending = self.step == train.steps
                 log_due = ending or self.step % every == 0
@@ -234,6 +242,7 @@ class Trainer:
                     last_saved = time.perf_counter()
                 lost_time += time.perf_counter() - paused
         finally:
+            torch.set_num_threads(self._threads)
             batches.close()
             progress.close()
         if not self.interrupted and validated != self.step:
@@ -359,7 +368,7 @@ class Trainer:
             raise ConfigError(f"resume: expected {expected} images per step over all processes, got {images}")
         return saved
 
-    def _say_hello(self, threads: int) -> None:
+    def _say_hello(self) -> None:
         from .._version import __version__
 
         config, train = self.config, self.config.train
@@ -371,7 +380,7 @@ class Trainer:
         lines = [
             f"strucfast {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
             f"device: {self.device} ({where}), processes: {self.world.size}",
-            f"threads: {threads}; {describe_allocator()}",
+            f"threads: {self._threads}; {describe_allocator()}",
             f"layout: {layout}; precision: {train.precision}" + "".join(f"; {name}" for name in extras),
             f"data: {self.dataset.name}, {sizes} images to train / validate / test",
             f"model: {config.model.name}, {count:,} parameters, {config.model.image_size} px",

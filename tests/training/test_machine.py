@@ -76,6 +76,29 @@ def test_threads_are_shared_between_local_processes(monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_threads_follow_what_is_quicker(monkeypatch):
+    import torch
+
+    now = [4]
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
+    chooser = machine.ThreadChooser(4, period=2.0)
+    seconds = {4: 0.01, 1: 0.03}
+
+    def run(steps):
+        changes = [chooser.record(seconds[now[0]]) for _ in range(steps)]
+        return [change for change in changes if change is not None], now[0]
+
+    assert run(6) == ([], 4)
+    # a neighbour comes, and is noticed at the next trial
+    seconds[4] = 0.4
+    assert run(40) == ([1], 1)
+    assert run(20) == ([], 1)
+    # and goes
+    seconds[4] = 0.01
+    changes, threads = run(400)
+    assert (changes, threads) == ([4], 4)
+
+
 def test_device_that_is_not_there():
     assert machine.resolve_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match=r"train\.device: expected one of \d+ CUDA devices .*, got 'cuda:99'"):
