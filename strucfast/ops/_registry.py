@@ -110,6 +110,17 @@ class OpSpec:
     def triton_kernels(self) -> tuple[Callable, Callable]:
         raise NotImplementedError
 
+    # Set by the specs that override refuses(), so that the others pay nothing for the question.
+    has_limits: bool = False
+
+    def refuses(self, backend: str, tensors: Sequence) -> str | None:
+        """Why a backend that takes the device and dtype cannot take these sizes; None where it can."""
+        return None
+
+    def of_backward(self, raw: tuple) -> Sequence:
+        """The tensors that :meth:`refuses` judges, out of the raw backward's arguments."""
+        raise NotImplementedError
+
     def samples(self, device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         """Calls for the contract test: both layouts, every rank, every optional argument, odd sizes."""
         raise NotImplementedError
@@ -131,10 +142,14 @@ def register(spec: OpSpec) -> OpSpec:
 
     def forward_impl(*raw):
         kernels = _pick(spec, raw[0])
+        if kernels is not None and spec.has_limits and spec.refuses(kernels.backend, spec.unpack(raw)[0]) is not None:
+            kernels = None
         return spec.aten(*raw) if kernels is None else kernels.forward(*raw)
 
     def backward_impl(*raw):
         kernels = _pick(spec, raw[spec.num_outputs])
+        if kernels is not None and spec.has_limits and spec.refuses(kernels.backend, spec.of_backward(raw)) is not None:
+            kernels = None
         return spec.aten_backward(*raw) if kernels is None else kernels.backward(*raw)
 
     _library.impl(spec.name, forward_impl, "CompositeExplicitAutograd")
@@ -306,6 +321,10 @@ def dispatch(spec: OpSpec, tensors: tuple, statics: tuple) -> Any:
             )
         return spec.reference(tensors, statics)
     kernels = _pick(spec, tensors[0])
+    if kernels is not None and spec.has_limits and (reason := spec.refuses(kernels.backend, tensors)) is not None:
+        if _forced != "auto":
+            raise RuntimeError(f"strucfast.{spec.name}: use_backend({_forced!r}) cannot run here: {reason}")
+        kernels = None
     if kernels is None:
         return spec.reference(tensors, statics)
     if torch.is_grad_enabled():

@@ -104,8 +104,29 @@ class _StrTfm(OpSpec):
     # The public function upcasts half types: the MLPs are too small for their rounding to pay.
     dtypes = {backend: (torch.float32, torch.float64) for backend in BACKENDS}
 
+    has_limits = True
+    # Layers, and features of all layers together: what the GPU kernels unroll and hold on chip.
+    limits = {"triton": (8, 1 << 30), "cuda": (16, 4096)}
+
     def public(self):
         return str_tfm
+
+    def refuses(self, backend, tensors):
+        if backend not in self.limits:
+            return None
+        most_layers, most_features = self.limits[backend]
+        u, weights, _ = self._layers(tensors)
+        features = u.shape[2] + sum(w.shape[1] for w in weights)
+        if len(weights) <= most_layers and features <= most_features:
+            return None
+        return (
+            f"it takes at most {most_layers} layers and {most_features} features in all,"
+            f" got {len(weights)} and {features}"
+        )
+
+    def of_backward(self, raw):
+        _, _, u, weights, biases, *_ = raw
+        return (u, *weights, *biases)
 
     def reference(self, tensors, statics):
         (u, weights, biases), (activation, scale_map, _) = self._layers(tensors), statics

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strucfast import ops
+from strucfast.ops.str_tfm import SPEC
 from strucfast.reference._activations import SCALE_MAPS
 
 
@@ -63,6 +64,17 @@ def test_half_inputs_return_half_and_mixed_return_float():
     low = ops.str_tfm(u.bfloat16(), [w.bfloat16() for w in weights], [b.bfloat16() for b in biases])
     mixed = ops.str_tfm(u.bfloat16(), weights, biases)
     assert low[0].dtype == torch.bfloat16 and mixed[0].dtype == torch.float32
+
+
+def test_sizes_beyond_a_gpu_kernel_are_refused_by_it_alone():
+    weights, biases = bank(2, (1, *([4] * 17), 6))
+    tensors = (torch.ones(3, 2, 1), *weights, *biases)
+    for backend, layers in (("triton", 8), ("cuda", 16)):
+        assert f"at most {layers} layers" in SPEC.refuses(backend, tensors)
+    assert SPEC.refuses("cpp", tensors) is None
+    few = (torch.ones(3, 2, 1), *weights[:3], *biases[:3])
+    assert SPEC.refuses("triton", few) is None and SPEC.refuses("cuda", few) is None
+    assert ops.str_tfm(tensors[0], weights, biases)[0].shape == (3, 2, 3)
 
 
 W, B = bank(2, (1, 4, 6))
