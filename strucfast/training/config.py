@@ -338,7 +338,7 @@ def preset(name: str) -> TrainConfig:
 def _demo() -> TrainConfig:
     """A small SAE that learns procedural Shapes3D at 32x32 in about three minutes on two cores."""
     # Measured on 2 AVX-512 cores with AMX, bf16, held-out PSNR: 8,500 steps 36.1 dB (18 ms a step when nothing else
-    # runs); with a busy neighbour, on one thread, 4,660 steps in 168 s and 32.8 dB. At 1,500 steps: width 16 24.0, width
+    # runs); with a busy neighbour, on one thread, 4,660 steps in 168 s, 32.8 dB. At 1,500 steps: width 16 24.0, width
     # 32 26.1 (float32, rate 2e-3), 27.1 (bf16, rate 5e-3).
     from .machine import has_bf16_units
 
