@@ -13,10 +13,10 @@ import strucfast as sf
 from strucfast import _native
 from strucfast.ops import _registry
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: run `make gpu-test` on one"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device: run `make gpu-test` on one", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # A few roundings of the dtype; the sums of gradients over 4096 pixels get the square root of that more.
