@@ -22,7 +22,15 @@ LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
 }
 FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-SHAPES = [(2, 6, 1, 3), (1, 1, 7, 1), (3, 8, 16, 2), (2, 34, 37, 17), (2, 5, 2300, 1), (3, 64, 64, 8), (1, 2100, 3, 700)]
+SHAPES = [
+    (2, 6, 1, 3),
+    (1, 1, 7, 1),
+    (3, 8, 16, 2),
+    (2, 34, 37, 17),
+    (2, 5, 2300, 1),
+    (3, 64, 64, 8),
+    (1, 2100, 3, 700),
+]
 
 
 @functools.cache
@@ -132,7 +140,9 @@ def test_halves(kernels, is_bfloat16, dtype):
     narrow = np.empty(x.shape, np.uint16)
     kernels.narrow_halves(is_bfloat16, pointer(x), pointer(narrow), size(x))
     back = torch.from_numpy(narrow.view(np.int16)).view(dtype)
-    assert torch.equal(torch.nan_to_num(back.float(), nan=7.0), torch.nan_to_num(torch.from_numpy(x).to(dtype).float(), nan=7.0))
+    assert torch.equal(
+        torch.nan_to_num(back.float(), nan=7.0), torch.nan_to_num(torch.from_numpy(x).to(dtype).float(), nan=7.0)
+    )
 
 
 def problem(shape, dtype, offset=0.0):
@@ -212,7 +222,7 @@ def test_modulate(kernels, dtype, channels_last, shape):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_nan_reaches_every_result_of_its_group(kernels, channels_last):
     shape = (2, 8, 16, 2)
-    x, grad, parameters, groups = problem(shape, np.float32)
+    x, grad, parameters, _ = problem(shape, np.float32)
     x[1, 2, 3] = np.nan
     laid = laid_out(x, channels_last)
     y = np.zeros_like(laid)
