@@ -201,14 +201,17 @@ def test_str_tfm_is_one_launch_forward_and_two_backward():
 
 
 def test_a_stack_too_deep_or_too_wide_says_so():
+    """The public function when forced, and the raw op for those who call it."""
     one = torch.ones(1, 1, 1)
+    deep = [one] * 16 + [torch.ones(1, 2, 1)], [torch.ones(1, 1)] * 16 + [torch.ones(1, 2)]
+    wide = [torch.ones(1, 9000, 1), torch.ones(1, 2, 9000)], [torch.ones(1, 9000), torch.ones(1, 2)]
+    raw = torch.ops.strucfast._str_tfm_cuda
     with sf.use_backend("cuda"), torch.no_grad():
-        with pytest.raises(RuntimeError, match="at most 16 layers"):
-            sf.ops.str_tfm(one, [one] * 16 + [torch.ones(1, 2, 1)], [torch.ones(1, 1)] * 16 + [torch.ones(1, 2)])
-        with pytest.raises(RuntimeError, match="layers of at most"):
-            sf.ops.str_tfm(
-                one, [torch.ones(1, 9000, 1), torch.ones(1, 2, 9000)], [torch.ones(1, 9000), torch.ones(1, 2)]
-            )
+        for layers, public, own in ((deep, "16 layers", "16 layers"), (wide, "4096 features", "layers of at most")):
+            with pytest.raises(RuntimeError, match=public):
+                sf.ops.str_tfm(one, *layers)
+            with pytest.raises(RuntimeError, match=own):
+                raw(one, *layers, 1, 0, False)
 
 
 def test_no_hidden_copies():
