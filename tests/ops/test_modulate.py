@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strucfast import ops
+from strucfast import _native, ops
 
 sizes = st.integers(1, 7)
 
@@ -70,5 +70,8 @@ def test_per_pixel_shift_is_not_kept_for_the_backward():
     x = torch.randn(2, 3, 4, requires_grad=True)
     shift = torch.randn(2, 3, 4)
     y = ops.modulate(x, torch.ones(2, 3), shift)
-    saved = [t for t in y.grad_fn.saved_tensors if t is not None] if hasattr(y.grad_fn, "saved_tensors") else []
-    assert all(t.data_ptr() != shift.data_ptr() for t in saved)
+    if _native.missing("cpu") is not None:
+        pytest.skip(f"the reference decides what autograd keeps; build the CPU half: {_native.missing('cpu')}")
+    saved = [t for t in y.grad_fn.saved_tensors if t is not None]
+    assert x.data_ptr() in [t.data_ptr() for t in saved]
+    assert shift.data_ptr() not in [t.data_ptr() for t in saved]
