@@ -1,8 +1,23 @@
 """Functional ops, fused and dispatching; the same names and signatures as :mod:`strucfast.reference`."""
 
 from ._registry import use_backend
+from .adain import adain
+from .aggregate import aggregate_log_density
 from .group_norm_modulate import group_norm_modulate
+from .lp_nested import lp_nested_log_prob
 from .modulate import modulate
+from .pairwise import hsic, mmd, mmd_dimwise
 from .str_tfm import str_tfm
 
-__all__ = ["group_norm_modulate", "modulate", "str_tfm", "use_backend"]
+__all__ = [
+    "adain",
+    "aggregate_log_density",
+    "group_norm_modulate",
+    "hsic",
+    "lp_nested_log_prob",
+    "mmd",
+    "mmd_dimwise",
+    "modulate",
+    "str_tfm",
+    "use_backend",
+]

@@ -1,7 +1,21 @@
 """Plain PyTorch truth of every op: any dtype, any device, differentiable to any order."""
 
+from .adain import adain
+from .aggregate import aggregate_log_density
 from .group_norm_modulate import group_norm_modulate
+from .lp_nested import lp_nested_log_prob
 from .modulate import modulate
+from .pairwise import hsic, mmd, mmd_dimwise
 from .str_tfm import str_tfm
 
-__all__ = ["group_norm_modulate", "modulate", "str_tfm"]
+__all__ = [
+    "adain",
+    "aggregate_log_density",
+    "group_norm_modulate",
+    "hsic",
+    "lp_nested_log_prob",
+    "mmd",
+    "mmd_dimwise",
+    "modulate",
+    "str_tfm",
+]

@@ -1,0 +1,1 @@
+from ..reference.adain import adain  # noqa: F401

@@ -1,0 +1,1 @@
+from ..reference.aggregate import aggregate_log_density  # noqa: F401

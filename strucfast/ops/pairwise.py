@@ -1,0 +1,1 @@
+from ..reference.pairwise import hsic, mmd, mmd_dimwise  # noqa: F401
