@@ -23,6 +23,9 @@ class Autoencoder(nn.Module):
         name: preset name. config: its dataclass. latent_dim: D. image_shape: (C,H,W).
         latent_groups: lists of code dims, one per latent variable, the first enters the decoder deepest.
         has_prior: whether :meth:`sample_prior` is defined.
+        dataset_size: images of the training set, None until :meth:`begin_training`; estimators that weight by it
+            need it. training_step: how many updates were made, a float scalar on the model's device that the trainer
+            writes; schedules such as a growing capacity read it.
     """
 
     config_type: ClassVar[type[AEConfig]] = AEConfig
@@ -33,6 +36,9 @@ class Autoencoder(nn.Module):
         if not isinstance(config, self.config_type):
             raise TypeError(f"config must be a {self.config_type.__name__}, got {type(config).__name__}")
         self.name, self.config = name, config
+        self.dataset_size: int | None = None
+        # A tensor, so that a captured graph sees its changes; the trainer knows it, so no file keeps it.
+        self.register_buffer("training_step", torch.zeros(()), persistent=False)
 
     @property
     def latent_dim(self) -> int:
@@ -104,6 +110,15 @@ class Autoencoder(nn.Module):
         )
         adam.register_load_state_dict_post_hook(_match_layouts)
         return [adam]
+
+    def begin_training(self, dataset: Any, indices: Any, *, resumed: bool = False) -> None:
+        """Learn what the loss must know about the training set; the trainer calls it once, before the first step.
+
+        Args:
+            dataset: anything with ``images(indices)`` -> uint8 (N,H,W,C). indices: (M,) which of them train.
+            resumed: parameters come from a checkpoint, so nothing may be initialised from the data.
+        """
+        self.dataset_size = len(indices)
 
     def check_images(self, x: torch.Tensor) -> None:
         """Check type, shape and range of images; reads the values, so once per data set and not per step.

@@ -27,17 +27,32 @@ class VAE(Autoencoder):
 
     def encode(self, x: torch.Tensor) -> Distribution:
         """Posterior N(mean, exp(logvar)) of images (N,C,H,W); event shape (D,)."""
-        mean, logvar = self._features(x).chunk(2, dim=1)
+        mean, logvar = self.posterior(x)
         return Independent(Normal(mean, torch.exp(0.5 * logvar), validate_args=False), 1, validate_args=False)
 
+    def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance, (N,D) each, of images (N,C,H,W)."""
+        mean, logvar = self._features(x).chunk(2, dim=1)
+        return mean, logvar
+
     def loss(self, x: torch.Tensor, *, generator: torch.Generator | None = None, optimizer_index: int = 0) -> LossTerms:
-        """Negative beta-ELBO with one reparametrised sample and the closed-form KL; terms "reconstruction" and "kl"."""
+        """The objective with one reparametrised sample per image; :meth:`_objective` says which."""
         self._check_optimizer_index(optimizer_index)
         x = self._images(x)
-        mean, logvar = self._features(x).chunk(2, dim=1)
+        mean, logvar = self.posterior(x)
+        z = self._reparametrise(mean, logvar, generator)
+        return self._objective(bernoulli_reconstruction(self.decode_logits(z), x), z, mean, logvar)
+
+    def _objective(
+        self, reconstruction: torch.Tensor, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor
+    ) -> LossTerms:
+        """Negative beta-ELBO with the closed-form KL; terms "reconstruction" and "kl". What a subclass replaces."""
+        return elbo_terms(reconstruction, gaussian_kl(mean, logvar), self.config.beta)
+
+    @staticmethod
+    def _reparametrise(mean: torch.Tensor, logvar: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        logits = self.decode_logits(mean + torch.exp(0.5 * logvar) * noise)
-        return elbo_terms(bernoulli_reconstruction(logits, x), gaussian_kl(mean, logvar), self.config.beta)
+        return mean + torch.exp(0.5 * logvar) * noise
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Codes (n,D) from the standard normal prior, on the model's device and in its dtype."""

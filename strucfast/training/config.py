@@ -304,6 +304,9 @@ def near(name: str, known: typing.Iterable[str]) -> str:
     return f"; there are {', '.join(known)}"
 
 
+# what a preset changes of TrainConfig beside the model's name, as dotted fields, with the paper it is from
+_SETTINGS: dict[str, dict[str, Any]] = {}
+
 # the models of strucfast.models.list(); spelt out so that a configuration needs no torch (a test compares)
 _STRUCTURAL = tuple(f"{family}-{k}" for family in ("sae", "adaae") for k in (2, 3, 4, 6, 12, 16))
 PAPER_MODELS = ("ae", "vae", "beta-vae", *_STRUCTURAL)
@@ -328,6 +331,9 @@ def preset(name: str) -> TrainConfig:
     if name not in PAPER_MODELS and not re.fullmatch(r"(sae|adaae)-[1-9]\d*", name):
         raise ConfigError(f"unknown preset {name!r}{near(name, presets())}")
     config = TrainConfig(model=ModelConfig(name=name))
+    for path, value in _SETTINGS.get(name, {}).items():
+        section, leaf = path.split(".")
+        setattr(getattr(config, section), leaf, value)
     if name.endswith("-16"):
         config.model.image_size = 128
         config.train.batch_size = 32

@@ -61,6 +61,7 @@ class Engine:
         self.averaged = [p.detach().clone() for p in self.parameters] if config.optim.ema else []
         # a tensor, so that a captured graph sees its changes
         self._average_weight = torch.zeros((), device=device)
+        self._model_step: Tensor | None = getattr(model, "training_step", None)
         self.term_names: list[str] = []
         self._graph: Any = None
         if config.train.cuda_graph:
@@ -84,6 +85,8 @@ class Engine:
         if self.averaged:
             # a short memory at first, so that the start is forgotten
             self._average_weight.fill_(1 - min(self.config.optim.ema, (1 + step) / (10 + step)))
+        if self._model_step is not None:
+            self._model_step.fill_(step)
         if not self.config.train.cuda_graph:
             return self._compute(images)
         if self._graph is None:

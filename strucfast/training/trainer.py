@@ -98,6 +98,9 @@ class Trainer:
 
                 size, channels = config.model.image_size, config.model.channels
                 model = models.build(config.model.name, image_size=size, channels=channels, **config.model.overrides)
+            # Whatever it initialises from the data must be there before the weights are sent to the other processes.
+            if hasattr(model, "begin_training"):
+                model.begin_training(dataset, self.splits[0], resumed=resume)
             self.engine = Engine(model, config, self.device, self.world)
         self._model_config = _model_config(model)
         if saved is not None:
