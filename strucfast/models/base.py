@@ -58,11 +58,7 @@ class Autoencoder(nn.Module):
 
     def decode_logits(self, z: torch.Tensor) -> torch.Tensor:
         """Image logits (N,C,H,W) of codes (N,D)."""
-        if not z.is_floating_point():
-            raise TypeError(f"z must be a floating-point tensor, got {z.dtype}")
-        if z.dim() != 2 or z.shape[1] != self.latent_dim or z.shape[0] == 0:
-            raise ValueError(f"z must have shape (N, {self.latent_dim}) with N >= 1, got {tuple(z.shape)}")
-        return self.decoder(z)
+        return self.decoder(self._codes(z))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Images (N,C,H,W) in [0,1] of codes (N,D), float32 also under autocast."""
@@ -143,6 +139,14 @@ class Autoencoder(nn.Module):
     def _features(self, x: torch.Tensor) -> torch.Tensor:
         """The encoder's output (N,F) for checked images."""
         return self.encoder(self._images(x))
+
+    def _codes(self, z: torch.Tensor) -> torch.Tensor:
+        """Checked codes."""
+        if not z.is_floating_point():
+            raise TypeError(f"z must be a floating-point tensor, got {z.dtype}")
+        if z.dim() != 2 or z.shape[1] != self.latent_dim or z.shape[0] == 0:
+            raise ValueError(f"z must have shape (N, {self.latent_dim}) with N >= 1, got {tuple(z.shape)}")
+        return z
 
     def _images(self, x: torch.Tensor) -> torch.Tensor:
         """Checked images in channels_last, the layout of every activation."""
