@@ -1,6 +1,6 @@
 """The plain autoencoder: the conventional hourglass with a deterministic code."""
 
-from .backbone import Encoder, HourglassDecoder
+from .backbone import make_decoder, make_encoder
 from .base import Autoencoder
 from .config import AEConfig
 
@@ -10,5 +10,5 @@ class AE(Autoencoder):
 
     def __init__(self, name: str, config: AEConfig) -> None:
         super().__init__(name, config)
-        self.encoder = Encoder(config, config.latent_dim)
-        self.decoder = HourglassDecoder(config)
+        self.encoder = make_encoder(config, config.latent_dim)
+        self.decoder = make_decoder(config)

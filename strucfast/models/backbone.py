@@ -1,4 +1,4 @@
-"""The convolutional backbone of the SAE paper: where it pools and upsamples, its encoder and its hourglass decoder."""
+"""Encoders and hourglass decoders: the convolutional backbone of the SAE paper, and the MLPs of the ISA-VAE paper."""
 
 import itertools
 from collections.abc import Sequence
@@ -46,6 +46,8 @@ def plan(config: AEConfig) -> Plan:
     decoder (SAE paper, appendix A.2.1), closer together where there are fewer than three blocks a pool.
     "authors": down to 2x2, MLP 256-128, the last upsampling before the output convolution.
     """
+    if config.backbone == "mlp":
+        raise ValueError("backbone must be paper or authors for a model of convolution blocks, got 'mlp'")
     if config.backbone == "authors":
         if config.image_size not in _AUTHORS:
             raise ValueError(f'image_size must be 64 or 128 with backbone="authors", got {config.image_size}')
@@ -131,6 +133,58 @@ class HourglassDecoder(nn.Module):
         if self.final_upsample:
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         return self.output(x)
+
+
+class MLPEncoder(nn.Module):
+    """Fully connected: image -> ``blocks - 1`` hidden layers of ``width`` ReLUs (ISA-VAE paper, appendix A.4).
+
+    Shapes: x (N,C,H,W) -> (N, out_dim), float32 or the parameters' float64, also under autocast.
+    """
+
+    def __init__(self, config: AEConfig, out_dim: int) -> None:
+        super().__init__()
+        pixels = config.channels * config.image_size**2
+        sizes = (pixels, *(config.width,) * (config.blocks - 1))
+        self.layers = mlp(sizes, "relu")
+        self.head = mlp((sizes[-1], out_dim), "relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        if self.layers:
+            x = torch.relu(self.layers(x))
+        # As in the convolutional encoder, the code keeps float32.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(x.to(self.head[0].weight.dtype))
+
+
+class MLPDecoder(nn.Module):
+    """Fully connected: code -> ``blocks`` hidden layers of ``width`` tanhs -> image logits (ISA-VAE, appendix A.4).
+
+    Shapes: z (N,D) -> logits (N,C,H,W).
+    """
+
+    def __init__(self, config: AEConfig) -> None:
+        super().__init__()
+        self.shape = (config.channels, config.image_size, config.image_size)
+        hidden = (config.width,) * config.blocks
+        self.layers = mlp((config.latent_dim, *hidden, config.channels * config.image_size**2), "tanh")
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        # The code is read in float32 also under autocast.
+        with torch.autocast(z.device.type, enabled=False):
+            first = self.layers[0]
+            x = first(z.to(first.weight.dtype))
+        return self.layers[1:](x).unflatten(1, self.shape)
+
+
+def make_encoder(config: AEConfig, out_dim: int) -> nn.Module:
+    """The encoder that ``config.backbone`` asks for; its ``head`` ends in the code."""
+    return (MLPEncoder if config.backbone == "mlp" else Encoder)(config, out_dim)
+
+
+def make_decoder(config: AEConfig) -> nn.Module:
+    """The hourglass decoder that ``config.backbone`` asks for."""
+    return (MLPDecoder if config.backbone == "mlp" else HourglassDecoder)(config)
 
 
 def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:

@@ -18,13 +18,17 @@ _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
     # The best by validation loss (SAE paper, appendix A.2.2).
     "beta-vae": (VAE, {"beta": 2.0}),
 }
-_STRUCTURAL: dict[str, type[SAE]] = {"sae": SAE, "adaae": AdaAE}
-_TRANSFORMS = (2, 3, 4, 6, 12, 16)
+# Family name -> class and the field that the number after the dash gives.
+_NUMBERED: dict[str, tuple[type[Autoencoder], str]] = {
+    "sae": (SAE, "transforms"),
+    "adaae": (AdaAE, "transforms"),
+}
+_NUMBERS = (2, 3, 4, 6, 12, 16)
 
 
 def list() -> builtins.list[str]:
-    """Names of the presets; ``sae-k`` and ``adaae-k`` are built for every other k that fits, too."""
-    return [*_PLAIN, *(f"{family}-{k}" for family in _STRUCTURAL for k in _TRANSFORMS)]
+    """Names of the presets; numbered families such as ``sae-k`` are built for every other k that fits, too."""
+    return [*_PLAIN, *(f"{family}-{k}" for family in _NUMBERED for k in _NUMBERS)]
 
 
 def family(name: str) -> tuple[type[Autoencoder], dict[str, Any]]:
@@ -36,9 +40,10 @@ def family(name: str) -> tuple[type[Autoencoder], dict[str, Any]]:
     if name in _PLAIN:
         kind, fixed = _PLAIN[name]
         return kind, dict(fixed)
-    structural = re.fullmatch(r"(sae|adaae)-([1-9]\d*)", str(name))
-    if structural:
-        return _STRUCTURAL[structural[1]], {"transforms": int(structural[2])}
+    numbered = re.fullmatch(r"(.+)-([1-9]\d*)", str(name))
+    if numbered and numbered[1] in _NUMBERED:
+        kind, field = _NUMBERED[numbered[1]]
+        return kind, {field: int(numbered[2])}
     near = difflib.get_close_matches(str(name).lower(), list(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"presets are {', '.join(list())}"
     raise ValueError(f"unknown model {name!r}; {hint}")
@@ -48,23 +53,27 @@ def build(name: str, image_size: int | None = None, channels: int = 3, **overrid
     """Build a model with fresh parameters.
 
     Args:
-        name: a preset of :func:`list`: "ae", "vae", "beta-vae", "sae-k", "adaae-k".
+        name: a preset of :func:`list`.
         image_size: height and width in pixels, a power of two; None is 64, and 128 for k = 16.
         channels: image channels.
         overrides: any other field of the model's config, such as latent_dim, width, blocks, hidden, beta,
-            backbone="authors". Defaults up to 64 px: 12 blocks, 64 wide, 12 latent dims; from 128 px on: 16, 128, 32.
+            backbone="authors". Defaults up to 64 px: 12 blocks, 64 wide, 12 latent dims; from 128 px on: 16, 128, 32;
+            with backbone="mlp": 3 hidden layers, 1200 wide.
 
     Raises:
         ValueError: unknown name or field (near matches are listed), values that do not fit. TypeError: wrong type.
     """
     kind, fixed = family(name)
+    numbered = next(iter(fixed)) if name not in _PLAIN else None
     if image_size is None:
-        image_size = 128 if fixed.get("transforms") == 16 else 64
+        image_size = 128 if numbered and fixed[numbered] == 16 else 64
     # Of another type than int it fails in the config's own check.
     large = isinstance(image_size, int) and image_size >= 128
     sizes = {"latent_dim": 32, "width": 128, "blocks": 16} if large else {}
+    if {**fixed, **overrides}.get("backbone") == "mlp":
+        sizes |= {"width": 1200, "blocks": 3}
     values = {**sizes, **fixed, **overrides, "image_size": image_size, "channels": channels}
-    if "transforms" in overrides and overrides["transforms"] != fixed.get("transforms"):
-        raise ValueError(f"transforms is fixed by the name {name!r}, got {overrides['transforms']!r}")
+    if numbered and values[numbered] != fixed[numbered]:
+        raise ValueError(f"{numbered} is fixed by the name {name!r}, got {overrides[numbered]!r}")
     config: AEConfig = from_dict(kind.config_type, values)
     return kind(name, config)

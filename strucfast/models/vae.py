@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Distribution, Independent, Normal
 
 from ..losses import LossTerms, bernoulli_reconstruction, elbo_terms, gaussian_kl
-from .backbone import Encoder, HourglassDecoder
+from .backbone import make_decoder, make_encoder
 from .base import Autoencoder
 from .config import AEConfig, VAEConfig
 
@@ -22,8 +22,8 @@ class VAE(Autoencoder):
 
     def __init__(self, name: str, config: VAEConfig) -> None:
         super().__init__(name, config)
-        self.encoder = Encoder(config, 2 * config.latent_dim)
-        self.decoder = HourglassDecoder(config)
+        self.encoder = make_encoder(config, 2 * config.latent_dim)
+        self.decoder = make_decoder(config)
 
     def encode(self, x: torch.Tensor) -> Distribution:
         """Posterior N(mean, exp(logvar)) of images (N,C,H,W); event shape (D,)."""

@@ -86,7 +86,7 @@ def test_presets_fix_beta():
         ("ae", {"image_size": 48}, "image_size must be a power of two >= 8, got 48"),
         ("ae", {"width": 12}, "num_groups must divide width = 12, got 8"),
         ("ae", {"blocks": 3}, "blocks must be >= 4 to reach 4x4 from 64 px, got 3"),
-        ("ae", {"backbone": "resnet"}, "backbone must be one of paper, authors, got 'resnet'"),
+        ("ae", {"backbone": "resnet"}, "backbone must be one of paper, authors, mlp, got 'resnet'"),
         ("ae", {"backbone": "authors", "image_size": 32}, "image_size must be 64 or 128"),
         ("ae", {"backbone": "authors", "blocks": 6}, "blocks must be 12 with backbone"),
         ("vae", {"beta": -1.0}, "beta must be finite and >= 0, got -1.0"),
@@ -103,7 +103,7 @@ def test_bad_names_and_values(name, overrides, message):
     [
         ({"latent_dim": 12.0}, "latent_dim must be int, got 12.0"),
         ({"hidden": 64}, "hidden must be a list of ints, got 64"),
-        ({"hidden": ("64",)}, r"hidden\[0\] must be an int, got str"),
+        ({"hidden": ("64",)}, r"hidden\[0\] must be int, got '64'"),
         ({"image_size": "64"}, "image_size must be int, got '64'"),
         ({"channels": True}, "channels must be int, got True"),
     ],
