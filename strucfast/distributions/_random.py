@@ -1,0 +1,87 @@
+"""Random draws with an optional generator, and what every distribution here needs beside torch's own tools.
+
+With a generator the numbers come from it alone, on its device, and are moved to where the parameters are; the global
+generator is left as it was. Without one they come from the global generator, as torch.distributions' do.
+"""
+
+import math
+
+import torch
+from torch.distributions import Distribution, Independent, Normal
+
+NO_SHAPE = torch.Size()
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def density_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """What a density is computed in: the promoted dtype, float32 for half types."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return torch.float32 if dtype in _HALF_TYPES else dtype
+
+
+def positive_uniform(
+    shape: torch.Size, like: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Uniform on (0,1]: its logarithm is finite."""
+    return 1 - _move(torch.rand(shape, dtype=like.dtype, **_source(like, generator)), like)
+
+
+def standard_normal(shape: torch.Size, like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    return _move(torch.randn(shape, dtype=like.dtype, **_source(like, generator)), like)
+
+
+def signs(shape: torch.Size, like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """+1 or -1, with probability 1/2 each."""
+    heads = torch.rand(shape, dtype=like.dtype, **_source(like, generator)) < 0.5
+    return torch.where(_move(heads, like), 1.0, -1.0).to(like.dtype)
+
+
+def standard_gamma(shape: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Gamma(shape, 1), elementwise, differentiable in its shape parameter."""
+    source = _source(shape, generator)
+    return _move(torch._standard_gamma(shape.to(source["device"]), generator=generator), shape)
+
+
+def log_standard_gamma(shape: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """log of Gamma(shape, 1), finite however small the shape: Gamma(a) is Gamma(1 + a) U^(1/a)."""
+    boost = positive_uniform(shape.shape, shape, generator).log() / shape
+    return standard_gamma(1 + shape, generator).log() + boost
+
+
+def draw(distribution: Distribution, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """n samples of one of ours or of a torch Normal, from the generator."""
+    if generator is None:
+        return distribution.sample((n,))
+    base = distribution
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if isinstance(base, Normal):
+        return base.loc + base.scale * standard_normal(torch.Size((n, *base.batch_shape)), base.loc, generator)
+    return base.sample((n,), generator=generator)
+
+
+def log_gamma(x: torch.Tensor) -> torch.Tensor:
+    return torch.lgamma(x.double())
+
+
+def as_parameters(*values: torch.Tensor | float) -> list[torch.Tensor]:
+    """Numbers become tensors of the dtype and device of the first tensor among them, or the default dtype."""
+    like = next((value for value in values if isinstance(value, torch.Tensor)), torch.empty(()))
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return [v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=dtype, device=like.device) for v in values]
+
+
+LOG_2 = math.log(2.0)
+LOG_2_PI = math.log(2.0 * math.pi)
+
+
+def _source(like: torch.Tensor, generator: torch.Generator | None) -> dict:
+    if generator is None:
+        return {"device": like.device}
+    return {"device": generator.device, "generator": generator}
+
+
+def _move(noise: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return noise.to(like.device)
