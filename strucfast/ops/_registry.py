@@ -66,6 +66,8 @@ class OpSpec:
     num_outputs: int = 1
     # Inputs whose values the backward never reads: they are not kept alive for it.
     value_free: frozenset[int] = frozenset()
+    # False: an output that nothing depends on gives None as its upstream gradient, which the raw backward takes.
+    materialize_grads: bool = True
     dtypes: dict[str, tuple[torch.dtype, ...]] = {backend: ALL_FLOATS for backend in BACKENDS}
     # First match wins. No GPU has timed Triton against CUDA C++ yet (benchmarks/results/README.md).
     order: dict[str, tuple[str, ...]] = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
@@ -187,6 +189,8 @@ def _register_autograd(spec: OpSpec) -> None:
 
 
 def _save(ctx, spec: OpSpec, tensors: Sequence, statics: tuple, saved: tuple) -> None:
+    if not spec.materialize_grads:
+        ctx.set_materialize_grads(False)
     ctx.statics = statics
     ctx.num_inputs_saved = len(tensors)
     ctx.stand_ins = None
@@ -226,6 +230,8 @@ def _differentiate_reference(
     wanted = [a for a, need in zip(aliases, needs) if need]
     outputs = spec.reference(aliases, statics)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    if not spec.materialize_grads:
+        outputs, grads = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
 

@@ -46,13 +46,13 @@ def aggregate_log_density(
     weights: str = "mss",
     dataset_size: int | None = None,
     groups: Sequence[Sequence[int]] | None = None,
-    _diagonal_offset: int = 0,
+    _diagonal_offset: int | None = None,
 ) -> AggregateLogDensity:
     """Plain PyTorch truth of :func:`strucfast.ops.aggregate_log_density`, with the same arguments."""
     dtype = compute_dtype(z)
     z, mean, logvar = z.to(dtype), mean.to(dtype), logvar.to(dtype)
     own, other = log_weights(weights, mean.shape[0], dataset_size)
-    rows = torch.arange(z.shape[0], device=z.device).unsqueeze(1) + _diagonal_offset
+    rows = torch.arange(z.shape[0], device=z.device).unsqueeze(1) + (_diagonal_offset or 0)
     diagonal = rows == torch.arange(mean.shape[0], device=z.device)
     log_w = torch.where(diagonal, torch.tensor(own, dtype=dtype), torch.tensor(other, dtype=dtype))
     u = (z.unsqueeze(1) - mean) * torch.exp(-0.5 * logvar)
@@ -61,4 +61,5 @@ def aggregate_log_density(
     marginal = torch.logsumexp(log_w.unsqueeze(2) + density, dim=1)
     sums = [density[:, :, list(group)].sum(dim=2) for group in groups or ()]
     grouped = [torch.logsumexp(log_w + total, dim=1) for total in sums]
-    return AggregateLogDensity(joint, marginal, torch.stack(grouped, dim=1) if grouped else z.new_zeros(z.shape[0], 0))
+    # Without groups an empty slice, so that the three outputs require grad alike.
+    return AggregateLogDensity(joint, marginal, torch.stack(grouped, dim=1) if grouped else joint.unsqueeze(1)[:, :0])

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+import torch._dynamo.testing
 from helpers import contract
 from torch.func import functional_call  # noqa: F401  (torch.func must import before dispatch is probed)
 
