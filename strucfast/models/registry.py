@@ -8,6 +8,7 @@ from typing import Any
 from .autoencoder import AE
 from .base import Autoencoder
 from .config import AEConfig, from_dict
+from .ms_vae import MSVAE
 from .sae import SAE, AdaAE
 from .vae import VAE
 
@@ -17,6 +18,7 @@ _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
     "vae": (VAE, {"beta": 1.0}),
     # The best by validation loss (SAE paper, appendix A.2.2).
     "beta-vae": (VAE, {"beta": 2.0}),
+    "ms-vae": (MSVAE, {"latent_dim": 10}),
 }
 # Family name -> class and the field that the number after the dash gives.
 _NUMBERED: dict[str, tuple[type[Autoencoder], str]] = {

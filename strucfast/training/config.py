@@ -305,11 +305,14 @@ def near(name: str, known: typing.Iterable[str]) -> str:
 
 
 # what a preset changes of TrainConfig beside the model's name, as dotted fields, with the paper it is from
-_SETTINGS: dict[str, dict[str, Any]] = {}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    # MS-VAE paper's code; its first stage: --model.overrides stage1=RUN
+    "ms-vae": {"train.batch_size": 32, "optim.learning_rate": 1e-4},
+}
 
 # the models of strucfast.models.list(); spelt out so that a configuration needs no torch (a test compares)
 _STRUCTURAL = tuple(f"{family}-{k}" for family in ("sae", "adaae") for k in (2, 3, 4, 6, 12, 16))
-PAPER_MODELS = ("ae", "vae", "beta-vae", *_STRUCTURAL)
+PAPER_MODELS = ("ae", "vae", "beta-vae", "ms-vae", *_STRUCTURAL)
 
 
 def presets() -> tuple[str, ...]:
