@@ -46,7 +46,7 @@ def aggregate_log_density(
         _diagonal_offset: sample i was drawn from posterior ``offset + i`` (posteriors gathered from several processes).
 
     Returns:
-        :class:`AggregateLogDensity`: joint (S,), marginal (S, D), grouped (S, G) ((S, 0) without groups), in nats and in
+        :class:`AggregateLogDensity`: joint (S,), marginal (S, D), grouped (S, G) ((S, 0) without groups), in nats,
         float32 (float64 where z is).
 
     Raises:
