@@ -5,11 +5,14 @@ generator is left as it was. Without one they come from the global generator, as
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.distributions import Distribution, Independent, Normal
 
 NO_SHAPE = torch.Size()
+LOG_2 = math.log(2.0)
+LOG_2_PI = math.log(2.0 * math.pi)
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
@@ -50,6 +53,42 @@ def log_standard_gamma(shape: torch.Tensor, generator: torch.Generator | None = 
     return standard_gamma(1 + shape, generator).log() + boost
 
 
+def log_node_value(
+    size: torch.Tensor | float, p: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """log of Gamma(size/p)^(1/p): the value of a node of an Lp-nested tree with that many leaves, before normalising.
+
+    Gamma(a) is Gamma(1 + a) U^(1/a), so no Gamma shape is below 1 and U's power is that of a length, not of a length^p:
+    nothing underflows for large p.
+    """
+    power = standard_gamma(1 + size / p, generator).log() / p
+    return power + positive_uniform(p.shape, p, generator).log() / size
+
+
+def log_uniform_sphere(
+    sizes: Sequence[int], p: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """log of the children's values (*p.shape, l) of a node of value 1 whose children have these numbers of leaves."""
+    size = torch.tensor(list(sizes), dtype=p.dtype, device=p.device)
+    exponent = p[..., None].expand(*p.shape, len(sizes))
+    log_value = log_node_value(size, exponent, generator)
+    return log_value - (torch.logsumexp(log_value * exponent, dim=-1) / p)[..., None]
+
+
+def foreign_draw(
+    distribution: Distribution, sample_shape: torch.Size, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """A sample of any torch distribution, reparametrised where it can be, from the generator where there is one."""
+    sampler = distribution.rsample if distribution.has_rsample else distribution.sample
+    if generator is None:
+        return sampler(sample_shape)
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    # torch's own samplers know the global generator only: it is lent a seed and put back.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return sampler(sample_shape)
+
+
 def draw(distribution: Distribution, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """n samples of one of ours or of a torch Normal, from the generator."""
     if generator is None:
@@ -62,19 +101,11 @@ def draw(distribution: Distribution, n: int, generator: torch.Generator | None =
     return base.sample((n,), generator=generator)
 
 
-def log_gamma(x: torch.Tensor) -> torch.Tensor:
-    return torch.lgamma(x.double())
-
-
 def as_parameters(*values: torch.Tensor | float) -> list[torch.Tensor]:
     """Numbers become tensors of the dtype and device of the first tensor among them, or the default dtype."""
     like = next((value for value in values if isinstance(value, torch.Tensor)), torch.empty(()))
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     return [v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=dtype, device=like.device) for v in values]
-
-
-LOG_2 = math.log(2.0)
-LOG_2_PI = math.log(2.0 * math.pi)
 
 
 def _source(like: torch.Tensor, generator: torch.Generator | None) -> dict:

@@ -4,13 +4,31 @@ import inspect
 from typing import Any
 
 from ._base import Prior
+from .anisotropic_normal import AnisotropicNormalPrior
 from .lp_nested_isa import LpNestedISAPrior
+from .mixture_of_gaussians import MixtureOfGaussiansPrior
+from .sparse_normal import SparseNormalPrior
 from .standard_normal import StandardNormalPrior
+from .student_t import StudentTPrior
 
-__all__ = ["PRIORS", "LpNestedISAPrior", "Prior", "StandardNormalPrior", "build"]
+__all__ = [
+    "PRIORS",
+    "AnisotropicNormalPrior",
+    "LpNestedISAPrior",
+    "MixtureOfGaussiansPrior",
+    "Prior",
+    "SparseNormalPrior",
+    "StandardNormalPrior",
+    "StudentTPrior",
+    "build",
+]
 
 PRIORS: dict[str, type[Prior]] = {
     "normal": StandardNormalPrior,
+    "anisotropic": AnisotropicNormalPrior,
+    "student-t": StudentTPrior,
+    "mixture": MixtureOfGaussiansPrior,
+    "sparse": SparseNormalPrior,
     "isa": LpNestedISAPrior,
 }
 
