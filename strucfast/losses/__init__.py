@@ -12,6 +12,7 @@ from .divergences import (
 )
 from .elbo import LossTerms, capacity_terms, elbo_terms, gaussian_kl, linear_schedule, prior_kl, sample_kl
 from .factor import density_ratio_tc, discriminator_loss, permute_dims
+from .kl_terms import KLTerms, kl_terms
 from .reconstruction import (
     bernoulli_reconstruction,
     cross_entropy_reconstruction,
@@ -21,6 +22,7 @@ from .reconstruction import (
 
 __all__ = [
     "DIPPenalties",
+    "KLTerms",
     "LossTerms",
     "aggregate_divergence",
     "aggregate_kl_pq",
@@ -37,6 +39,7 @@ __all__ = [
     "gaussian_kl",
     "gaussian_reconstruction",
     "group_hsic",
+    "kl_terms",
     "laplace_reconstruction",
     "linear_schedule",
     "permute_dims",

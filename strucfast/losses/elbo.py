@@ -1,8 +1,14 @@
-"""The evidence lower bound and its beta-weighted form."""
+"""The evidence lower bound: its KL term in closed form or from one sample, weighted, annealed, held at a capacity."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from ._checks import loss_dtype, no_autocast, points, posterior
+
+KL_ESTIMATES = ("auto", "analytic", "sample")
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,95 @@ def gaussian_kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     Shapes: mean and logvar (N,D) -> (N,).
 
     Raises:
-        ValueError: shapes differ or are not (N,D).
+        TypeError: a tensor that is not floating. ValueError: shapes differ or are not (N,D) with N >= 1.
     """
-    if mean.dim() != 2 or mean.shape != logvar.shape:
-        shapes = f"{tuple(mean.shape)} and {tuple(logvar.shape)}"
-        raise ValueError(f"mean and logvar must have the same shape (N, D), got {shapes}")
-    dtype = torch.promote_types(mean.dtype, torch.float32)
+    posterior(mean, logvar)
+    dtype = loss_dtype(mean, logvar)
     mean, logvar = mean.to(dtype), logvar.to(dtype)
     # expm1 keeps the digits of exp(logvar) - 1 near the prior, where both are almost equal.
     return 0.5 * (mean * mean + torch.expm1(logvar) - logvar).sum(dim=1)
 
 
-def elbo_terms(reconstruction: torch.Tensor, kl: torch.Tensor, beta: float = 1.0) -> LossTerms:
-    """Negative beta-ELBO ``reconstruction + beta * mean_n kl_n`` (Higgins et al. 2017, equation 4).
+def sample_kl(
+    z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor, prior: Distribution | None = None
+) -> torch.Tensor:
+    """One-sample estimate of KL(N(mean, exp(logvar)) || p) per sample, in nats.
+
+    ``log q(z_n | x_n) - log p(z_n)`` with z_n drawn from posterior n (ISA-VAE paper, section 4; Kingma & Welling 2014,
+    equation 6): unbiased for any prior with a density; single values may be negative. Half types are computed in
+    float32, also under autocast.
+
+    Args:
+        prior: anything with ``log_prob`` of (N,D) -> (N,), such as a Distribution with event shape (D,) or a prior
+            module of ``strucfast.distributions.priors``; None is N(0, I).
+
+    Shapes: z, mean and logvar (N,D) -> (N,).
+
+    Raises:
+        TypeError: a tensor that is not floating. ValueError: shapes do not fit, or the prior's log_prob is not (N,).
+    """
+    posterior(mean, logvar)
+    points("z", z)
+    if z.shape != mean.shape:
+        raise ValueError(f"z must have the shape of mean, {tuple(mean.shape)}, got {tuple(z.shape)}")
+    dtype = loss_dtype(z, mean, logvar)
+    with no_autocast(z):
+        z, mean, logvar = z.to(dtype), mean.to(dtype), logvar.to(dtype)
+        u = (z - mean) * torch.exp(-0.5 * logvar)
+        if prior is None:
+            # The two log(2 pi) cancel.
+            return 0.5 * (z * z - u * u - logvar).sum(dim=1)
+        log_prior = prior.log_prob(z)
+        if log_prior.shape != z.shape[:1]:
+            expected = f"{tuple(z.shape[:1])}, one per row of z"
+            raise ValueError(f"prior.log_prob must have shape {expected}, got {tuple(log_prior.shape)}")
+        return -0.5 * (u * u + logvar + math.log(2 * math.pi)).sum(dim=1) - log_prior
+
+
+def prior_kl(
+    z: torch.Tensor,
+    mean: torch.Tensor,
+    logvar: torch.Tensor,
+    prior: Distribution | None = None,
+    *,
+    estimate: str = "auto",
+) -> torch.Tensor:
+    """KL(N(mean, exp(logvar)) || p) per sample, in nats: in closed form where there is one, else from the sample z.
+
+    Args:
+        prior: a torch Distribution with event shape (D,); None is N(0, I).
+        estimate: "auto" (closed form if ``torch.distributions.kl_divergence`` knows one), "analytic" (insist on it) or
+            "sample" (:func:`sample_kl`).
+
+    Shapes: z, mean and logvar (N,D) -> (N,).
+
+    Raises:
+        TypeError, ValueError: as in :func:`sample_kl`. ValueError: an unknown ``estimate``.
+        NotImplementedError: "analytic" where no closed form is known.
+    """
+    if estimate not in KL_ESTIMATES:
+        raise ValueError(f"estimate must be one of {', '.join(KL_ESTIMATES)}, got {estimate!r}")
+    if estimate == "sample":
+        return sample_kl(z, mean, logvar, prior)
+    if prior is None:
+        return gaussian_kl(mean, logvar)
+    posterior(mean, logvar)
+    dtype = loss_dtype(mean, logvar)
+    with no_autocast(mean):
+        scale = torch.exp(0.5 * logvar.to(dtype))
+        q = Independent(Normal(mean.to(dtype), scale, validate_args=False), 1, validate_args=False)
+        try:
+            return kl_divergence(q, prior)
+        except NotImplementedError:
+            if estimate == "analytic":
+                raise
+    return sample_kl(z, mean, logvar, prior)
+
+
+def elbo_terms(reconstruction: torch.Tensor, kl: torch.Tensor, beta: float | torch.Tensor = 1.0) -> LossTerms:
+    """Negative beta-ELBO ``reconstruction + beta * mean_n kl_n`` (Higgins et al. 2017, equation 4; survey, eq. 6).
+
+    The survey's lambda_1 is beta - 1. A beta of :func:`linear_schedule` is KL annealing (Bowman et al. 2016).
 
     Args:
         reconstruction: scalar, already averaged over the batch. kl: (N,) nats per sample. beta: weight of the KL.
@@ -46,3 +128,40 @@ def elbo_terms(reconstruction: torch.Tensor, kl: torch.Tensor, beta: float = 1.0
     divergence = kl.mean()
     total = reconstruction + beta * divergence
     return LossTerms(total, {"reconstruction": reconstruction.detach(), "kl": divergence.detach()})
+
+
+def capacity_terms(
+    reconstruction: torch.Tensor, kl: torch.Tensor, *, gamma: float, capacity: float | torch.Tensor
+) -> LossTerms:
+    """Negative ELBO with the KL held at a capacity, ``reconstruction + gamma * | mean_n kl_n - C |``.
+
+    Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8; C usually grows while training, see
+    :func:`linear_schedule`. Terms: "reconstruction", "kl", and "capacity", the present C.
+
+    Args:
+        reconstruction: scalar, already averaged over the batch. kl: (N,) nats per sample. gamma: weight of the
+            deviation. capacity: C in nats, a number or a scalar tensor.
+    """
+    divergence = kl.mean()
+    capacity = torch.as_tensor(capacity, dtype=divergence.dtype, device=divergence.device)
+    total = reconstruction + gamma * (divergence - capacity).abs()
+    terms = {"reconstruction": reconstruction.detach(), "kl": divergence.detach(), "capacity": capacity.detach()}
+    return LossTerms(total, terms)
+
+
+def linear_schedule(
+    step: float | torch.Tensor, steps: float, start: float = 0.0, end: float = 1.0
+) -> float | torch.Tensor:
+    """``start`` at step 0, ``end`` from step ``steps`` on, linear between.
+
+    Args:
+        step: a number, or a scalar tensor such as a model's ``training_step``; the value is of the same kind.
+
+    Raises:
+        ValueError: ``steps`` is not > 0.
+    """
+    if not steps > 0:
+        raise ValueError(f"steps must be > 0, got {steps}")
+    if isinstance(step, torch.Tensor):
+        return start + (end - start) * (step / steps).clamp(0.0, 1.0)
+    return start + (end - start) * min(max(step / steps, 0.0), 1.0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Independent, Normal, StudentT, kl_divergence
 
 import strucfast as sf
 
@@ -53,3 +53,85 @@ def test_elbo_weights_the_kl_and_reports_it_unweighted():
 def test_bad_shapes():
     with pytest.raises(ValueError, match=r"same shape \(N, D\), got \(2, 3\) and \(2, 4\)"):
         sf.losses.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def _posterior(n=7, d=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mean, logvar, noise = (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(3))
+    return mean + torch.exp(0.5 * logvar) * noise, mean, logvar
+
+
+@pytest.mark.parametrize("prior", [None, StudentT(4.0, torch.zeros(5).double()), Normal(torch.ones(5).double(), 2.0)])
+def test_one_sample_kl_is_the_log_ratio(prior):
+    z, mean, logvar = _posterior()
+    density = Normal(torch.zeros(5).double(), 1.0) if prior is None else prior
+    expected = (Normal(mean, torch.exp(0.5 * logvar)).log_prob(z) - density.log_prob(z)).sum(dim=1)
+    found = sf.losses.sample_kl(z, mean, logvar, None if prior is None else Independent(prior, 1))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_one_sample_kl_averages_to_the_closed_form():
+    _, mean, logvar = _posterior(1)
+    mean, logvar = mean.expand(200_000, 5), logvar.expand(200_000, 5)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    sampled = sf.losses.sample_kl(mean + torch.exp(0.5 * logvar) * noise, mean, logvar)
+    standard_error = sampled.std().item() / 200_000**0.5
+    assert sampled.mean().item() == pytest.approx(sf.losses.gaussian_kl(mean, logvar)[0].item(), abs=5 * standard_error)
+
+
+def test_one_sample_kl_under_autocast_keeps_float32():
+    z, mean, logvar = _posterior()
+    expected = sf.losses.sample_kl(*(t.bfloat16().double() for t in (z, mean, logvar)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sf.losses.sample_kl(z.bfloat16(), mean.bfloat16(), logvar.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_closed_form_is_taken_where_there_is_one():
+    z, mean, logvar = _posterior()
+    shifted = Independent(Normal(torch.full((5,), 0.5).double(), 2.0), 1)
+    heavy = Independent(StudentT(4.0, torch.zeros(5).double()), 1)
+    closed = kl_divergence(Normal(mean, torch.exp(0.5 * logvar)), shifted.base_dist).sum(dim=1)
+    sampled = sf.losses.sample_kl(z, mean, logvar, heavy)
+    torch.testing.assert_close(sf.losses.prior_kl(z, mean, logvar), sf.losses.gaussian_kl(mean, logvar))
+    torch.testing.assert_close(sf.losses.prior_kl(z, mean, logvar, shifted), closed)
+    torch.testing.assert_close(sf.losses.prior_kl(z, mean, logvar, shifted, estimate="analytic"), closed)
+    torch.testing.assert_close(sf.losses.prior_kl(z, mean, logvar, heavy), sampled)
+    found = sf.losses.prior_kl(z, mean, logvar, shifted, estimate="sample")
+    torch.testing.assert_close(found, sf.losses.sample_kl(z, mean, logvar, shifted))
+    with pytest.raises(NotImplementedError):
+        sf.losses.prior_kl(z, mean, logvar, heavy, estimate="analytic")
+    with pytest.raises(ValueError, match="estimate must be one of auto, analytic, sample, got 'exact'"):
+        sf.losses.prior_kl(z, mean, logvar, estimate="exact")
+
+
+def test_capacity_penalises_the_distance_from_both_sides():
+    reconstruction = torch.tensor(10.0)
+    for capacity, slope in ((1.5, 50.0), (torch.tensor(2.5), -50.0)):
+        kl = torch.tensor([1.0, 3.0], requires_grad=True)
+        terms = sf.losses.capacity_terms(reconstruction, kl, gamma=100.0, capacity=capacity)
+        assert terms.total.item() == 60.0
+        expected = {"reconstruction": 10.0, "kl": 2.0, "capacity": float(capacity)}
+        assert {name: value.item() for name, value in terms.terms.items()} == expected
+        terms.total.backward()
+        assert kl.grad.tolist() == [slope, slope]
+
+
+def test_linear_schedule():
+    for step, expected in ((0, 2.0), (25, 3.0), (100, 6.0), (1000, 6.0)):
+        assert sf.losses.linear_schedule(step, 100, 2.0, 6.0) == expected
+        assert sf.losses.linear_schedule(torch.tensor(float(step)), 100, 2.0, 6.0).item() == expected
+    with pytest.raises(ValueError, match="steps must be > 0, got 0"):
+        sf.losses.linear_schedule(1, 0)
+
+
+def test_bad_samples_and_priors():
+    z, mean, logvar = _posterior()
+    with pytest.raises(ValueError, match=r"z must have the shape of mean, \(7, 5\), got \(6, 5\)"):
+        sf.losses.sample_kl(z[:6], mean, logvar)
+    # A forgotten Independent: one log-density per dim.
+    with pytest.raises(ValueError, match=r"prior\.log_prob must have shape \(7,\), one per row of z, got \(7, 5\)"):
+        sf.losses.sample_kl(z, mean, logvar, Normal(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"mean must have shape \(N, D\) with N >= 1, got \(0, 5\)"):
+        sf.losses.gaussian_kl(mean[:0], logvar[:0])
