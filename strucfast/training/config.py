@@ -52,6 +52,9 @@ class DataConfig:
     workers: int = 1
     # keep the whole data set on the GPU as uint8; auto: where it fits into a third of the free memory
     on_device: Literal["auto", "yes", "no"] = "auto"
+    # GB of disk that a two-stage model's first-stage images may take in the run folder until the run is done; 0: none
+    # are kept, each step computes its own
+    first_stage_gb: float = 16.0
 
 
 @dataclass
@@ -193,6 +196,7 @@ class TrainConfig:
         fractions_fit = all(f > 0 for f in data.fractions) and sum(data.fractions) <= 1 + 1e-9
         need(fractions_fit, "data.fractions", "three positive numbers that sum to at most 1")
         need(data.workers >= 0, "data.workers", "0 or more")
+        need(data.first_stage_gb >= 0, "data.first_stage_gb", "0 or more")
         need(optim.learning_rate > 0 and math.isfinite(optim.learning_rate), "optim.learning_rate", "a positive number")
         need(all(0 <= b < 1 for b in optim.betas), "optim.betas", "two numbers in [0, 1)")
         need(optim.weight_decay >= 0, "optim.weight_decay", "0 or more")
@@ -304,15 +308,25 @@ def near(name: str, known: typing.Iterable[str]) -> str:
     return f"; there are {', '.join(known)}"
 
 
+_ISA = ("isa-vae", "isa-vae-learnt", "isa-tcvae", "isa-tcvae-learnt")
+# ISA-VAE paper, table 1: 20 epochs of 737,280 images
+_ISA_SETTINGS = {
+    "data.spec": "dsprites",
+    "train.batch_size": 2048,
+    "train.steps": 7200,
+    "optim.learning_rate": 1e-3,
+}
+
 # what a preset changes of TrainConfig beside the model's name, as dotted fields, with the paper it is from
 _SETTINGS: dict[str, dict[str, Any]] = {
     # MS-VAE paper's code; its first stage: --model.overrides stage1=RUN
     "ms-vae": {"train.batch_size": 32, "optim.learning_rate": 1e-4},
+    **dict.fromkeys(_ISA, _ISA_SETTINGS),
 }
 
 # the models of strucfast.models.list(); spelt out so that a configuration needs no torch (a test compares)
-_STRUCTURAL = tuple(f"{family}-{k}" for family in ("sae", "adaae") for k in (2, 3, 4, 6, 12, 16))
-PAPER_MODELS = ("ae", "vae", "beta-vae", "ms-vae", *_STRUCTURAL)
+_STRUCTURAL = tuple(f"{family}-{k}" for family in ("sae", "adaae", "vlae") for k in (2, 3, 4, 6, 12, 16))
+PAPER_MODELS = ("ae", "vae", "beta-vae", "ms-vae", *_ISA, *_STRUCTURAL)
 
 
 def presets() -> tuple[str, ...]:
@@ -324,14 +338,14 @@ def preset(name: str) -> TrainConfig:
     """The configuration called ``name``: "demo", or a model at the settings of the SAE paper (Leeb et al., A.2).
 
     64 px: batch 128, 100,000 steps. 128 px (sae-16): batch 32, 200,000 steps. Adam 5e-4, betas 0.9 and 0.999.
-    ``sae-k`` and ``adaae-k`` are known for every k.
+    ``sae-k``, ``adaae-k`` and ``vlae-k`` are known for every k.
 
     Raises:
         ConfigError: unknown name; says which come near.
     """
     if name == "demo":
         return _demo()
-    if name not in PAPER_MODELS and not re.fullmatch(r"(sae|adaae)-[1-9]\d*", name):
+    if name not in PAPER_MODELS and not re.fullmatch(r"(sae|adaae|vlae)-[1-9]\d*", name):
         raise ConfigError(f"unknown preset {name!r}{near(name, presets())}")
     config = TrainConfig(model=ModelConfig(name=name))
     for path, value in _SETTINGS.get(name, {}).items():

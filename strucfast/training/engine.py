@@ -205,8 +205,10 @@ class Engine:
                 parameter.grad = None
             with self._autocast():
                 loss = self._loss(x, optimizer_index=number)
-            loss.total.backward()
-            mine = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            own = [p for group in optimizer.param_groups for p in group["params"]]
+            # the other players' gradients would be computed for nothing
+            loss.total.backward(inputs=own if len(self.optimizers) > 1 else None)
+            mine = [p for p in own if p.grad is not None]
             self.world.mean_([p.grad for p in mine])
             terms[f"{prefix}loss"] = loss.total
             terms.update({f"{prefix}{name}": value for name, value in loss.terms.items()})
@@ -238,7 +240,8 @@ class Engine:
             raise TypeError(f"images: expected uint8 with train.cuda_graph, got {images.dtype}")
         self._static_images = images.clone()
         moments = [{p: {k: v.clone() for k, v in s.items()} for p, s in o.state.items()} for o in self.optimizers]
-        weights = [t.detach().clone() for t in [*self.parameters, *self.averaged]]
+        touched = [*self.parameters, *self.averaged, *self.model.buffers()]
+        originals = [t.detach().clone() for t in touched]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -247,7 +250,7 @@ class Engine:
         torch.cuda.current_stream().wait_stream(side)
         # the rehearsals must leave no trace; in place, because the graph will hold this memory
         with torch.no_grad():
-            for tensor, value in zip([*self.parameters, *self.averaged], weights, strict=True):
+            for tensor, value in zip(touched, originals, strict=True):
                 tensor.copy_(value)
             for optimizer, before in zip(self.optimizers, moments, strict=True):
                 for parameter, values in optimizer.state.items():

@@ -9,9 +9,10 @@ from pathlib import Path
 from ._files import RunFolderError
 
 CONFIG = "config.yaml"
+FIRST_STAGE = "first-stage.bin"
 _WRITTEN = (
     CONFIG, "metrics.jsonl", "run.log", "tensorboard", "checkpoints", "codes.h5", "evaluation.json", "report.html",
-    "summary.json", "samples.png", "traversals.png",
+    "summary.json", "samples.png", "traversals.png", FIRST_STAGE,
 )  # fmt: skip
 
 

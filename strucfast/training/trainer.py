@@ -22,6 +22,7 @@ from .batches import BatchOrder, DeviceBatches, HostBatches, step_seed, to_float
 from .config import ConfigError, TrainConfig
 from .distributed import join
 from .engine import Engine, NonFinite, learning_rate_factor
+from .first_stage import FirstStageBatches, FirstStageCache, check_first_stage, open_cache
 from .folder import CONFIG, Lock, claim
 from .log import History, Progress, RunLog
 from .machine import ThreadChooser, cpu_name, describe_allocator, resolve_device, set_threads
@@ -71,6 +72,7 @@ class Trainer:
         self.interrupted: int | None = None
         self._saved_step: int | None = None
         self._lock: Lock | None = None
+        self._cache: FirstStageCache | None = None
         try:
             self._prepare(resume, overwrite, model, dataset)
         except BaseException:
@@ -91,16 +93,23 @@ class Trainer:
         self.splits = _split(dataset, config)
         self._check_images()
         saved = self._read_checkpoint() if resume else None
+        self._warning = check_first_stage(config) if saved is None else None
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):
             torch.manual_seed(config.train.seed)
             if model is None:
                 from .. import models
 
-                size, channels = config.model.image_size, config.model.channels
-                model = models.build(config.model.name, image_size=size, channels=channels, **config.model.overrides)
+                if saved is not None and saved.model_config:
+                    # what a new model reads from elsewhere, such as its first stage, may be gone or changed by now
+                    model = models.load(self._last)
+                else:
+                    size, channels = config.model.image_size, config.model.channels
+                    model = models.build(
+                        config.model.name, image_size=size, channels=channels, **config.model.overrides
+                    )
             # Whatever it initialises from the data must be there before the weights are sent to the other processes.
             if hasattr(model, "begin_training"):
-                model.begin_training(dataset, self.splits[0], resumed=resume)
+                model.begin_training(dataset, self.splits[0], resumed=saved is not None)
             self.engine = Engine(model, config, self.device, self.world)
         self._model_config = _model_config(model)
         if saved is not None:
@@ -159,6 +168,9 @@ class Trainer:
         seed, size = self.config.train.seed, self.config.train.batch_size
         indices = self._validation_indices()
         pieces = [indices[i : i + size] for i in range(0, len(indices), size)]
+        if len(pieces) > 1 and len(pieces[-1]) == 1:
+            # terms that compare the images of a batch need two
+            pieces[-2:] = [np.concatenate(pieces[-2:])]
         sums: dict[str, float] = {}
         count = 0
         with self.engine.averaged_weights():
@@ -248,6 +260,8 @@ class Trainer:
             torch.set_num_threads(self._threads)
             batches.close()
             progress.close()
+            if self._cache is not None:
+                self._cache.close(remove=self.world.is_main and self.step >= train.steps)
         if not self.interrupted and validated != self.step:
             self._validate_and_keep_best(history, began)
         if self._saved_step != self.step:
@@ -312,12 +326,34 @@ class Trainer:
         if history is not None:
             history.write(record)
 
-    def _batches(self) -> HostBatches | DeviceBatches:
+    def _batches(self) -> HostBatches | DeviceBatches | FirstStageBatches:
         train = self.config.train
         order = BatchOrder(self.splits[0], train.batch_size, train.seed, self.world.rank, self.world.size)
+        batches: HostBatches | DeviceBatches
         if self.device.type == "cuda" and self._fits_on_device():
-            return DeviceBatches(self.dataset.to_device(self.device), order, self.step, self.device)
-        return HostBatches(self.dataset, order, self.step, self.device, self.config.data.workers)
+            batches = DeviceBatches(self.dataset.to_device(self.device), order, self.step, self.device)
+        else:
+            batches = HostBatches(self.dataset, order, self.step, self.device, self.config.data.workers)
+        model = self.engine.model
+        if not hasattr(model, "stage1_images"):
+            return batches
+        self._cache = self._open_cache(model.stage1_key())
+        return FirstStageBatches(batches, order, self.step, model.stage1_images, self._cache, self.log.info)
+
+    def _open_cache(self, key: str) -> FirstStageCache | None:
+        """The first-stage images of the run folder, one file for all processes; the main one makes it."""
+        limit = int(self.config.data.first_stage_gb * 1e9)
+        if not limit:
+            return None
+        cache = None
+        for mine in (True, False):
+            if mine == self.world.is_main:
+                cache = open_cache(self.folder, key, self.dataset, self.splits[0], limit, mine, self.log.info)
+            self.world.barrier()
+        if cache is not None and self.world.is_main:
+            size = f"{cache.capacity:,} of {len(self.splits[0]):,} images, at most {cache.max_bytes / 1e9:.2f} GB"
+            self.log.info(f"first stage: kept in {cache.path} until the run is done ({size})", echo=False)
+        return cache
 
     def _fits_on_device(self) -> bool:
         if self.config.data.on_device != "auto" or not hasattr(self.dataset, "to_device"):
@@ -390,6 +426,8 @@ class Trainer:
         ]
         for line in lines:
             self.log.info(line, echo=False)
+        if self._warning:
+            self.log.info(self._warning)
         verb = f"going on at step {self.step}" if self.step else "training"
         self.log.info(f"{verb}: {config.model.name} ({count:,} parameters) on {self.dataset.name} in {self.folder}")
 
