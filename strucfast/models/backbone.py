@@ -75,17 +75,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AEConfig, out_dim: int) -> None:
         super().__init__()
         layout = plan(config)
-        self.blocks = nn.ModuleList(
-            ConvBlock(
-                config.channels if index == 0 else config.width,
-                config.width,
-                kernel_size=5 if index == 0 else 3,
-                pool=index in layout.pool,
-                num_groups=config.num_groups,
-                activation=config.activation,
-            )
-            for index in range(layout.encoder_blocks)
-        )
+        self.blocks = conv_encoder_blocks(config)
         features = config.width * layout.base_size**2
         self.head = mlp((features, *layout.head, out_dim), config.activation)
 
@@ -95,6 +85,22 @@ class Encoder(nn.Module):
         # The code keeps float32: bf16 would round it to three digits for a layer that costs nothing.
         with torch.autocast(x.device.type, enabled=False):
             return self.head(x.flatten(1).to(self.head[0].weight.dtype))
+
+
+def conv_encoder_blocks(config: AEConfig) -> nn.ModuleList:
+    """The encoder's convolution blocks, the first 5x5, pooling where :func:`plan` says."""
+    layout = plan(config)
+    return nn.ModuleList(
+        ConvBlock(
+            config.channels if index == 0 else config.width,
+            config.width,
+            kernel_size=5 if index == 0 else 3,
+            pool=index in layout.pool,
+            num_groups=config.num_groups,
+            activation=config.activation,
+        )
+        for index in range(layout.encoder_blocks)
+    )
 
 
 class HourglassDecoder(nn.Module):

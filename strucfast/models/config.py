@@ -129,8 +129,12 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     """``value`` if it has the field's type; lists become tuples where the field is one."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
+        # A list goes to the field's tuple, anything else to its number.
+        wanted = isinstance(value, (list, tuple))
         kinds = [kind for kind in arguments if kind is not types.NoneType]
-        return None if value is None and len(kinds) < len(arguments) else _checked(name, value, kinds[0])
+        return _checked(name, value, next((k for k in kinds if (typing.get_origin(k) is tuple) == wanted), kinds[0]))
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{name} must be {_describe(hint)}, got {value!r}")

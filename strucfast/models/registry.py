@@ -8,9 +8,11 @@ from typing import Any
 from .autoencoder import AE
 from .base import Autoencoder
 from .config import AEConfig, from_dict
+from .isa_vae import ISATCVAE, ISAVAE
 from .ms_vae import MSVAE
 from .sae import SAE, AdaAE
 from .vae import VAE
+from .vlae import VLAE
 
 # Family name -> class and what its preset fixes.
 _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
@@ -19,11 +21,17 @@ _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
     # The best by validation loss (SAE paper, appendix A.2.2).
     "beta-vae": (VAE, {"beta": 2.0}),
     "ms-vae": (MSVAE, {"latent_dim": 10}),
+    # dSprites in the ISA-VAE paper, appendices A.3 and A.4; beta = 3 is that of its ISA-TCVAE figures.
+    "isa-vae": (ISAVAE, {"backbone": "mlp", "latent_dim": 20}),
+    "isa-vae-learnt": (ISAVAE, {"backbone": "mlp", "latent_dim": 20, "learn_p": True}),
+    "isa-tcvae": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "beta": 3.0}),
+    "isa-tcvae-learnt": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "beta": 3.0, "learn_p": True}),
 }
 # Family name -> class and the field that the number after the dash gives.
 _NUMBERED: dict[str, tuple[type[Autoencoder], str]] = {
     "sae": (SAE, "transforms"),
     "adaae": (AdaAE, "transforms"),
+    "vlae": (VLAE, "rungs"),
 }
 _NUMBERS = (2, 3, 4, 6, 12, 16)
 

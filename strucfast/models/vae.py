@@ -3,8 +3,10 @@
 from typing import ClassVar
 
 import torch
+from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
+from ..distributions.priors import Prior, StandardNormalPrior
 from ..losses import LossTerms, bernoulli_reconstruction, elbo_terms, gaussian_kl
 from .backbone import make_decoder, make_encoder
 from .base import Autoencoder
@@ -14,7 +16,11 @@ from .config import AEConfig, VAEConfig
 class VAE(Autoencoder):
     """VAE (Kingma & Welling 2014) with a diagonal Gaussian posterior and a standard normal prior.
 
-    ``beta`` other than 1 is the beta-VAE (Higgins et al. 2017).
+    ``beta`` other than 1 is the beta-VAE (Higgins et al. 2017). A subclass may replace the networks
+    (:meth:`_make_networks`), the prior (:meth:`_make_prior`) and the objective (:meth:`_objective`).
+
+    Attributes:
+        prior: module that returns the prior as a distribution; its parameters, if it has any, learn with the model.
     """
 
     config_type: ClassVar[type[AEConfig]] = VAEConfig
@@ -22,8 +28,15 @@ class VAE(Autoencoder):
 
     def __init__(self, name: str, config: VAEConfig) -> None:
         super().__init__(name, config)
-        self.encoder = make_encoder(config, 2 * config.latent_dim)
-        self.decoder = make_decoder(config)
+        self.encoder, self.decoder = self._make_networks()
+        self.prior = self._make_prior()
+
+    def _make_networks(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder to (N,2D), means and log-variances, and decoder of (N,D)."""
+        return make_encoder(self.config, 2 * self.latent_dim), make_decoder(self.config)
+
+    def _make_prior(self) -> Prior:
+        return StandardNormalPrior(self.latent_dim)
 
     def encode(self, x: torch.Tensor) -> Distribution:
         """Posterior N(mean, exp(logvar)) of images (N,C,H,W); event shape (D,)."""
@@ -55,8 +68,5 @@ class VAE(Autoencoder):
         return mean + torch.exp(0.5 * logvar) * noise
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Codes (n,D) from the standard normal prior, on the model's device and in its dtype."""
-        own = self.encoder.head[0].weight
-        device = generator.device if generator is not None else own.device
-        noise = torch.randn((n, self.latent_dim), generator=generator, device=device, dtype=own.dtype)
-        return noise.to(own.device)
+        """Codes (n,D) from the prior, on the model's device and in its dtype."""
+        return self.prior.sample(n, generator)
