@@ -19,6 +19,7 @@ from .reconstruction import (
     gaussian_reconstruction,
     laplace_reconstruction,
 )
+from .tc import beta_tcvae_terms, hfvae_terms, tc_terms
 
 __all__ = [
     "DIPPenalties",
@@ -28,6 +29,7 @@ __all__ = [
     "aggregate_kl_pq",
     "aggregate_kl_qp",
     "bernoulli_reconstruction",
+    "beta_tcvae_terms",
     "capacity_terms",
     "cross_entropy_reconstruction",
     "decomposition_terms",
@@ -39,12 +41,14 @@ __all__ = [
     "gaussian_kl",
     "gaussian_reconstruction",
     "group_hsic",
+    "hfvae_terms",
     "kl_terms",
     "laplace_reconstruction",
     "linear_schedule",
     "permute_dims",
     "prior_kl",
     "sample_kl",
+    "tc_terms",
     "variable_hsic",
     "wae_bandwidths",
 ]

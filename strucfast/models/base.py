@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -96,16 +97,7 @@ class Autoencoder(nn.Module):
         Args:
             config: object with ``learning_rate``, ``betas`` and ``weight_decay``; a missing one keeps the default.
         """
-        adam = torch.optim.Adam(
-            self.parameters(),
-            lr=getattr(config, "learning_rate", 5e-4),
-            betas=tuple(getattr(config, "betas", (0.9, 0.999))),
-            weight_decay=getattr(config, "weight_decay", 0.0),
-            # One launch over all parameters: on small nets the loop over tensors is a tenth of the step.
-            fused=True,
-        )
-        adam.register_load_state_dict_post_hook(_match_layouts)
-        return [adam]
+        return [adam(self.parameters(), config)]
 
     def begin_training(self, dataset: Any, indices: Any, *, resumed: bool = False) -> None:
         """Learn what the loss must know about the training set; the trainer calls it once, before the first step.
@@ -165,6 +157,26 @@ class Autoencoder(nn.Module):
     def _check_optimizer_index(index: int) -> None:
         if index != 0:
             raise ValueError(f"optimizer_index must be 0, the only optimizer, got {index}")
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    config: Any = None,
+    *,
+    learning_rate: float = 5e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Adam:
+    """Adam over ``parameters``: what ``config`` says (see :meth:`Autoencoder.optimizers`), else the given rates."""
+    optimizer = torch.optim.Adam(
+        parameters,
+        lr=getattr(config, "learning_rate", learning_rate),
+        betas=tuple(getattr(config, "betas", betas)),
+        weight_decay=getattr(config, "weight_decay", 0.0),
+        # One launch over all parameters: on small nets the loop over tensors is a tenth of the step.
+        fused=True,
+    )
+    optimizer.register_load_state_dict_post_hook(_match_layouts)
+    return optimizer
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:

@@ -5,14 +5,21 @@ import difflib
 import re
 from typing import Any
 
+from .annealed_vae import AnnealedVAE, CapacityVAE
 from .autoencoder import AE
 from .base import Autoencoder
 from .config import AEConfig, from_dict
+from .decomposition import DecompositionVAE
+from .dip_vae import DIPVAE
+from .factor_vae import FactorVAE
+from .hfvae import HFVAE, HSICVAE
 from .isa_vae import ISATCVAE, ISAVAE
 from .ms_vae import MSVAE
 from .sae import SAE, AdaAE
+from .tcvae import TCVAE
 from .vae import VAE
 from .vlae import VLAE
+from .wae import WAE, InfoVAE
 
 # Family name -> class and what its preset fixes.
 _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
@@ -20,12 +27,25 @@ _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
     "vae": (VAE, {"beta": 1.0}),
     # The best by validation loss (SAE paper, appendix A.2.2).
     "beta-vae": (VAE, {"beta": 2.0}),
+    "annealed-vae": (AnnealedVAE, {}),
+    "capacity-vae": (CapacityVAE, {}),
+    # As beta-vae.
+    "beta-tcvae": (TCVAE, {"beta": 4.0}),
+    "factor-vae": (FactorVAE, {"gamma": 40.0}),
+    "dip-vae-i": (DIPVAE, {"variant": "i", "lambda_d": 100.0}),
+    "dip-vae-ii": (DIPVAE, {"variant": "ii", "lambda_d": 10.0}),
+    "wae-mmd": (WAE, {}),
+    "info-vae": (InfoVAE, {}),
+    "hfvae": (HFVAE, {}),
+    "hsic-vae": (HSICVAE, {}),
     "ms-vae": (MSVAE, {"latent_dim": 10}),
     # dSprites in the ISA-VAE paper, appendices A.3 and A.4; beta = 3 is that of its ISA-TCVAE figures.
     "isa-vae": (ISAVAE, {"backbone": "mlp", "latent_dim": 20}),
     "isa-vae-learnt": (ISAVAE, {"backbone": "mlp", "latent_dim": 20, "learn_p": True}),
     "isa-tcvae": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "beta": 3.0}),
     "isa-tcvae-learnt": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "beta": 3.0, "learn_p": True}),
+    # The dSprites prior study of the decomposition paper, section 6.1.
+    "decomposition": (DecompositionVAE, {"latent_dim": 10}),
 }
 # Family name -> class and the field that the number after the dash gives.
 _NUMBERED: dict[str, tuple[type[Autoencoder], str]] = {
