@@ -10,18 +10,6 @@ namespace {
 // Beyond this |mean| / deviation the rounding of the saved mean shows, and the backward measures the rest of it anew.
 constexpr double kLargeOffset = 64.0;
 
-struct Moments {
-  double count = 0, mean = 0, squares = 0;
-
-  void merge(double other_count, double other_mean, double other_squares) {
-    if (other_count == 0) return;
-    const double total = count + other_count, delta = other_mean - mean;
-    mean += delta * other_count / total;
-    squares += other_squares + delta * delta * count * other_count / total;
-    count = total;
-  }
-};
-
 // What is needed of one group: d = x - mean has its remaining mean `residual` where mean was rounded.
 template <typename C>
 struct Group {
@@ -134,7 +122,7 @@ Moments row_moments(const T* x, int64_t size, Compute<T>* scratch) {
     const int64_t count = std::min(kTileSize, size - i);
     const auto tile = read_tile(x + i, count, 1, count, scratch);
     Compute<T> mean, squares;
-    chunk_moments(tile.data, count, &mean, &squares);
+    chunk_moments(tile.data, count, tile.data[0], &mean, &squares);
     moments.merge(static_cast<double>(count), static_cast<double>(tile.data[0]) + mean, squares);
   }
   return moments;
