@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from ..distributions.priors import LpNestedISAPrior
-from ..losses import LossTerms, elbo_terms, kl_terms, sample_kl
+from ..losses import LossTerms, beta_tcvae_terms, elbo_terms, sample_kl
 from ..nn._checks import widths
 from .config import AEConfig, VAEConfig, set_number
 from .vae import VAE
@@ -85,21 +85,24 @@ class ISATCVAE(ISAVAE):
 
     ``reconstruction + I(n; z) + beta TC + mean[ sum_d log q(z_d) - log p(z) ]``: beta weights the total correlation
     alone, and the dimension-wise term is taken against the joint prior, because the coordinates of a subspace are
-    dependent. log q comes from the minibatch with stratified weights, so a batch needs two images at least.
+    dependent. log q comes from the minibatch with stratified weights, so a batch needs two images at least. beta = 1 is
+    the ISA-VAE.
     """
 
     def _objective(
         self, reconstruction: torch.Tensor, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor
     ) -> LossTerms:
-        kl = kl_terms(z, mean, logvar, dataset_size=self.dataset_size, prior=self.prior(), gather=self.training)
-        parts = {
-            "reconstruction": reconstruction,
-            "index_code_mi": kl.index_code_mi,
-            "total_correlation": kl.total_correlation,
-            "dimwise_kl": kl.dimwise_kl,
-        }
-        total = reconstruction + kl.index_code_mi + self.config.beta * kl.total_correlation + kl.dimwise_kl
-        return self._with_exponents(LossTerms(total, {name: term.detach() for name, term in parts.items()}))
+        terms = beta_tcvae_terms(
+            reconstruction,
+            z,
+            mean,
+            logvar,
+            beta=self.config.beta,
+            dataset_size=self.dataset_size,
+            prior=self.prior(),
+            gather=self.training,
+        )
+        return self._with_exponents(terms)
 
 
 def consecutive_groups(sizes: Sequence[int]) -> list[list[int]]:
