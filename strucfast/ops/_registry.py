@@ -27,10 +27,14 @@ _specs: dict[str, "OpSpec"] = {}
 
 @dataclass(frozen=True)
 class Tolerance:
-    """``err(kernel, float64) <= factor * err(eager in the same dtype, float64) + slack * eps * scale``."""
+    """``err(kernel, float64) <= factor * err(eager in the same dtype, float64) + slack * eps * scale``.
+
+    ``floor`` is the least scale of an output: the size of the terms that cancellation may leave far smaller.
+    """
 
     factor: float = 2.0
     slack: float = 4.0
+    floor: float = 1e-30
 
 
 @dataclass(frozen=True)
