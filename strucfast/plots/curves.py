@@ -29,7 +29,7 @@ def history_terms(history: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
             )
         for name, value in record.items():
             if (
-                name in BOOKKEEPING
+                name.rpartition(".")[2] in BOOKKEEPING
                 or isinstance(value, bool)
                 or not isinstance(value, Real)
                 or not math.isfinite(value)
@@ -77,5 +77,9 @@ def loss_curves(history: Sequence[Mapping[str, Any]], terms: Sequence[str] | Non
 
 
 def distinct_terms(terms: dict[str, Series]) -> dict[str, Series]:
-    """Drops terms whose every value equals the loss: a plain autoencoder's "reconstruction" says nothing new."""
-    return {name: series for name, series in terms.items() if name == "loss" or series != terms.get("loss")}
+    """Drops terms whose every value equals the loss: a plain autoencoder's "reconstruction" says nothing new.
+
+    The terms of a further optimizer ("optimizer_1.discriminator") are compared with its own loss ("optimizer_1.loss").
+    """
+    losses = {name: f"{name.rpartition('.')[0]}.loss".lstrip(".") for name in terms}
+    return {name: s for name, s in terms.items() if name == losses[name] or s != terms.get(losses[name])}

@@ -196,7 +196,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> str:
     terms = distinct_terms(history_terms(history))
     if not terms:
         return "<h2>Loss curves</h2><p class='note'>The run has no history of losses.</p>"
-    charts = "".join(chart(name.replace("_", " "), series) for name, series in terms.items())
+    charts = "".join(chart(name.replace("_", " ").replace(".", ": "), series) for name, series in terms.items())
     lead = "Over the training step. The numbers in the key are the last values."
     return f'<h2>Loss curves</h2><p class="lead">{lead}</p><div class="charts">{charts}</div>'
 

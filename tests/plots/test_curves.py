@@ -27,6 +27,13 @@ def test_a_term_equal_to_the_loss_is_not_shown_twice():
     assert list(distinct_terms(history_terms(records))) == ["loss", "kl"]
 
 
+def test_terms_of_a_second_optimizer_are_compared_with_its_own_loss():
+    second = ("loss", "discriminator", "penalty", "grad_norm")
+    names = ("loss", "kl", *(f"optimizer_1.{name}" for name in second))
+    records = [{"step": 1, "split": "train", **dict(zip(names, (3.0, 1.0, 0.7, 0.7, 3.0, 9.0)))}]
+    assert list(distinct_terms(history_terms(records))) == ["loss", "kl", "optimizer_1.loss", "optimizer_1.penalty"]
+
+
 def test_axis_is_log_over_a_decade_of_positive_values(history):
     assert wants_log_axis([1.0, 20.0]) and not wants_log_axis([0.0, 20.0]) and not wants_log_axis([5.0, 6.0])
     figure = loss_curves(history)
