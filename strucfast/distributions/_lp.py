@@ -8,18 +8,39 @@ from ._random import LOG_2
 
 
 def lp_norm(values: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """``(sum_k v_k^p)^(1/p)`` over the last dim of values >= 0; p has the shape of the result, or broadcasts to it.
+    """``(sum_k v_k^p)^(1/p)`` over the last dim of values >= 0; p broadcasts with the shape of the result.
 
     The largest value is the unit of length, so that no power leaves the range of float32. The gradient at a zero is 0,
     also where the one-sided derivative is infinite (p < 1).
     """
-    # The norm does not depend on the unit, so the unit needs no gradient.
-    unit = values.detach().amax(dim=-1)
-    unit = torch.where(unit == 0, 1.0, unit)
-    powers = masked_power(values / unit[..., None], p[..., None])
-    total = powers.sum(dim=-1)
-    empty = total == 0
-    return unit * torch.where(empty, 0.0, torch.where(empty, 1.0, total).pow(1 / p))
+    shape = torch.broadcast_shapes(values.shape[:-1], p.shape)
+    return _LpNorm.apply(values.expand(shape + values.shape[-1:]), p.expand(shape))
+
+
+class _LpNorm(torch.autograd.Function):
+    """The chain through the unit of length would multiply gradients by it, out of float32's range, and back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        unit = values.amax(dim=-1)
+        unit = torch.where(unit == 0, 1.0, unit)
+        return unit * (values / unit[..., None]).pow(p[..., None]).sum(dim=-1).pow(1 / p)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, p, norm = ctx.saved_tensors
+        share = values / torch.where(norm == 0, 1.0, norm)[..., None]
+        by_value = upstream[..., None] * masked_power(share, p[..., None] - 1)
+        weight = masked_power(share, p[..., None])
+        # entropy of the weights v_k^p / v^p
+        entropy = -(weight * torch.where(share == 0, 1.0, share).log()).sum(dim=-1) * p
+        return by_value, -upstream * norm * entropy / p**2
 
 
 def masked_power(values: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
