@@ -9,7 +9,7 @@ from .decomposition import DecompositionConfig, DecompositionVAE
 from .dip_vae import DIPVAE, DIPVAEConfig
 from .factor_vae import Discriminator, FactorVAE, FactorVAEConfig
 from .hfvae import HFVAE, HSICVAE, HFVAEConfig, HSICVAEConfig
-from .isa_vae import ISATCVAE, ISAVAE, ISAConfig
+from .isa_vae import ISATCVAE, ISAVAE, ISAConfig, ISATCConfig
 from .ms_vae import MSVAE, MSVAEConfig
 from .pretrained import load
 from .registry import build, list
@@ -48,6 +48,7 @@ __all__ = [
     "HFVAEConfig",
     "HSICVAEConfig",
     "ISAConfig",
+    "ISATCConfig",
     "InfoVAE",
     "InfoVAEConfig",
     "LossTerms",

@@ -8,8 +8,10 @@ import torch
 
 from ..distributions.priors import LpNestedISAPrior
 from ..losses import LossTerms, beta_tcvae_terms, elbo_terms, sample_kl
-from ..nn._checks import widths
+from ..nn._checks import one_of, widths
+from ..reference.aggregate import WEIGHTS
 from .config import AEConfig, VAEConfig, set_number
+from .tcvae import known_dataset_size
 from .vae import VAE
 
 
@@ -43,6 +45,18 @@ class ISAConfig(VAEConfig):
         set_number(self, "p0", above=0.0)
         if self.p is None:
             object.__setattr__(self, "p", 2.0 if self.learn_p else 2.2)
+
+
+@dataclass(frozen=True)
+class ISATCConfig(ISAConfig):
+    """``beta`` weights the total correlation alone; ``estimator`` of the aggregate posterior: mss, mws or naive."""
+
+    beta: float = 3.0
+    estimator: str = "mss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("estimator", self.estimator, WEIGHTS)
 
 
 class ISAVAE(VAE):
@@ -85,20 +99,25 @@ class ISATCVAE(ISAVAE):
 
     ``reconstruction + I(n; z) + beta TC + mean[ sum_d log q(z_d) - log p(z) ]``: beta weights the total correlation
     alone, and the dimension-wise term is taken against the joint prior, because the coordinates of a subspace are
-    dependent. log q comes from the minibatch with stratified weights, so a batch needs two images at least. beta = 1 is
-    the ISA-VAE.
+    dependent. log q comes from the minibatch; "mss" and "mws" need the size of the training set, which
+    :meth:`begin_training` learns, and "mss" two images a batch. beta = 1 is the ISA-VAE.
     """
+
+    config_type: ClassVar[type[AEConfig]] = ISATCConfig
 
     def _objective(
         self, reconstruction: torch.Tensor, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor
     ) -> LossTerms:
+        config = self.config
+        counted = config.estimator != "naive" and config.beta != 1.0
         terms = beta_tcvae_terms(
             reconstruction,
             z,
             mean,
             logvar,
-            beta=self.config.beta,
-            dataset_size=self.dataset_size,
+            beta=config.beta,
+            dataset_size=known_dataset_size(self) if counted else None,
+            estimator=config.estimator,
             prior=self.prior(),
             gather=self.training,
         )

@@ -42,8 +42,8 @@ _PLAIN: dict[str, tuple[type[Autoencoder], dict[str, Any]]] = {
     # dSprites in the ISA-VAE paper, appendices A.3 and A.4; beta = 3 is that of its ISA-TCVAE figures.
     "isa-vae": (ISAVAE, {"backbone": "mlp", "latent_dim": 20}),
     "isa-vae-learnt": (ISAVAE, {"backbone": "mlp", "latent_dim": 20, "learn_p": True}),
-    "isa-tcvae": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "beta": 3.0}),
-    "isa-tcvae-learnt": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "beta": 3.0, "learn_p": True}),
+    "isa-tcvae": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20}),
+    "isa-tcvae-learnt": (ISATCVAE, {"backbone": "mlp", "latent_dim": 20, "learn_p": True}),
     # The dSprites prior study of the decomposition paper, section 6.1.
     "decomposition": (DecompositionVAE, {"latent_dim": 10}),
 }
