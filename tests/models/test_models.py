@@ -12,6 +12,7 @@ MODELS = {
     "ae": {},
     "vae": {},
     "beta-vae": {},
+    "vlae-3": {},
 }
 
 
@@ -115,7 +116,7 @@ def test_autocast_keeps_codes_and_losses_in_float32(name):
         assert parameter.dtype == parameter.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["sae-3", "vae"])
+@pytest.mark.parametrize("name", ["sae-3", "vae", "vlae-3"])
 def test_traces_as_one_graph(name):
     # A whole graph is what is asked here; Inductor's own code is the ops' contract test's to check.
     torch._dynamo.reset()
