@@ -20,6 +20,8 @@ class AnisotropicNormal(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {"scale": constraints.independent(constraints.positive, 1)}
     support = constraints.real_vector
     has_rsample = True
+    # what kl_terms asks about groups of dims
+    independent_coordinates: ClassVar[bool] = True
 
     def __init__(self, scale: torch.Tensor, validate_args: bool | None = None) -> None:
         (self.scale,) = as_parameters(scale)

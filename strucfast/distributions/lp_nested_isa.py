@@ -135,17 +135,18 @@ class LpNestedISA(Distribution):
         """Exact samples (*sample, *batch, n); a generator of any device makes them repeatable."""
         shape = self._extended_shape(sample_shape)
         rows = shape[:-1] + torch.Size((len(self.sizes),))
-        padded = rows + torch.Size((max(self.sizes),))
+        width = max(self.sizes)
+        padded = rows + torch.Size((width,))
         p0, p, scale = self.p0[..., None], self.p, self.scale
         n = torch.tensor(self.sizes, dtype=p.dtype, device=p.device)
         log_radius = log_node_value(n, p0.expand(rows), generator) + scale.log() / p0
         leaf_p = p[..., None].expand(padded)
         log_leaf = log_node_value(1, leaf_p, generator)
-        outside = torch.arange(max(self.sizes), device=p.device) >= n[:, None]
+        outside = torch.arange(width, device=p.device) >= n[:, None]
         powers = torch.where(outside, -math.inf, log_leaf * leaf_p)
         log_size = log_radius[..., None] + log_leaf - (torch.logsumexp(powers, dim=-1) / p)[..., None]
-        inside = (~outside).flatten().nonzero().squeeze(1)
-        size = log_size.flatten(-2).index_select(-1, inside).exp()
+        inside = [k * width + j for k, size in enumerate(self.sizes) for j in range(size)]
+        size = log_size.flatten(-2).index_select(-1, torch.tensor(inside, device=p.device)).exp()
         return size * signs(shape, size, generator)
 
     def sample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -30,6 +30,8 @@ class ProductStudentT(Distribution):
     }
     support = constraints.real_vector
     has_rsample = True
+    # what kl_terms asks about groups of dims
+    independent_coordinates: ClassVar[bool] = True
 
     def __init__(
         self,

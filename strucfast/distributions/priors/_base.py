@@ -58,10 +58,20 @@ def positive_int(name: str, value: object) -> int:
 
 
 def positive_parameter(name: str, value: object, *shape: int) -> torch.Tensor:
-    """A number, or numbers of the given shape, as a float32 tensor of that shape with finite entries > 0."""
-    tensor = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+    """A number, or numbers of the given shape, all finite and > 0, as a float32 tensor of that shape on the CPU."""
+    tensor = cpu_tensor(value)
     if tensor.shape not in (torch.Size(()), torch.Size(shape)):
         raise ValueError(f"{name} must be a number or have shape {shape}, got shape {tuple(tensor.shape)}")
     if not bool(((tensor > 0) & tensor.isfinite()).all()):
         raise ValueError(f"{name} must be finite and > 0, got {value}")
     return tensor.expand(shape).clone()
+
+
+def cpu_tensor(value: object) -> torch.Tensor:
+    """float32 and on the CPU, whatever the default device is: values are checked there before :func:`placed`."""
+    return torch.as_tensor(value, dtype=torch.float32, device="cpu").detach().clone()
+
+
+def placed(tensor: torch.Tensor) -> torch.Tensor:
+    """On the default device, "meta" included, where a module's parameters belong."""
+    return tensor.to(torch.get_default_device())

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..anisotropic_normal import AnisotropicNormal
-from ._base import Prior, positive_parameter
+from ._base import Prior, placed, positive_parameter
 
 
 class AnisotropicNormalPrior(Prior):
@@ -24,10 +24,10 @@ class AnisotropicNormalPrior(Prior):
         self.learn = learn
         std = positive_parameter("std", std, dim)
         if learn:
-            self.register_buffer("total_variance", (std**2).sum())
-            self.logits = nn.Parameter(2 * std.log())
+            self.register_buffer("total_variance", placed((std**2).sum()))
+            self.logits = nn.Parameter(placed(2 * std.log()))
         else:
-            self.register_buffer("fixed_std", std)
+            self.register_buffer("fixed_std", placed(std))
 
     @property
     def std(self) -> torch.Tensor:

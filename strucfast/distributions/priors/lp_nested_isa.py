@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..lp_nested_isa import LpNestedISA, check_sizes, unit_variance_scale
-from ._base import Prior, positive_parameter
+from ._base import Prior, placed, positive_parameter
 
 
 class LpNestedISAPrior(Prior):
@@ -38,16 +38,16 @@ class LpNestedISAPrior(Prior):
         count = len(sizes)
         if p is None:
             p = 2.0 if learn_p else 2.2
-        exponents = positive_parameter("p", p, count)
-        self.register_buffer("p0", positive_parameter("p0", p0))
+        root, exponents = positive_parameter("p0", p0), positive_parameter("p", p, count)
         if scale is None:
-            scale = unit_variance_scale(sizes, self.p0.double(), exponents.double())
-        self.register_buffer("scale", positive_parameter("scale", scale, count))
+            scale = unit_variance_scale(sizes, root.double(), exponents.double())
+        self.register_buffer("p0", placed(root))
+        self.register_buffer("scale", placed(positive_parameter("scale", scale, count)))
         self.learn_p = learn_p
         if learn_p:
-            self.log_p = nn.Parameter(exponents.log())
+            self.log_p = nn.Parameter(placed(exponents.log()))
         else:
-            self.register_buffer("p", exponents)
+            self.register_buffer("p", placed(exponents))
 
     def exponents(self) -> torch.Tensor:
         """The p_k of now, (K,)."""
@@ -57,4 +57,4 @@ class LpNestedISAPrior(Prior):
         return LpNestedISA(self.sizes, self.p0, self.exponents(), self.scale, validate_args=False)
 
     def extra_repr(self) -> str:
-        return f"sizes={self.sizes}, p0={self.p0.item():.6g}, learn_p={self.learn_p}"
+        return f"sizes={self.sizes}, learn_p={self.learn_p}"

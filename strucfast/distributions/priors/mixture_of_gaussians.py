@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..mixture_of_gaussians import MixtureOfGaussians
-from ._base import Prior, positive_int, positive_parameter
+from ._base import Prior, cpu_tensor, placed, positive_int, positive_parameter
 
 
 class MixtureOfGaussiansPrior(Prior):
@@ -39,7 +39,7 @@ class MixtureOfGaussiansPrior(Prior):
         if means is None:
             means = _circle(components, dim, float(positive_parameter("radius", radius)))
         else:
-            means = torch.as_tensor(means, dtype=torch.float32).detach().clone()
+            means = cpu_tensor(means)
         if means.shape != (components, dim):
             raise ValueError(f"means must have shape (components, dim) = {components, dim}, got {tuple(means.shape)}")
         if not bool(means.isfinite().all()):
@@ -48,11 +48,11 @@ class MixtureOfGaussiansPrior(Prior):
         weights = positive_parameter("weights", 1.0 if weights is None else weights, components)
         weights = weights / weights.sum()
         if learn:
-            self.logits, self.means = nn.Parameter(weights.log()), nn.Parameter(means)
-            self.log_stds = nn.Parameter(stds.log())
+            self.logits, self.means = nn.Parameter(placed(weights.log())), nn.Parameter(placed(means))
+            self.log_stds = nn.Parameter(placed(stds.log()))
         else:
             for name, value in (("fixed_weights", weights), ("means", means), ("fixed_stds", stds)):
-                self.register_buffer(name, value)
+                self.register_buffer(name, placed(value))
 
     def forward(self) -> MixtureOfGaussians:
         if self.learn:
@@ -68,7 +68,5 @@ class MixtureOfGaussiansPrior(Prior):
 def _circle(components: int, dim: int, radius: float) -> torch.Tensor:
     if dim < 2:
         raise ValueError(f"means must be given where dim < 2: there is no circle in {dim} dim")
-    angle = torch.arange(components, dtype=torch.float64) * (2 * math.pi / components)
-    means = torch.zeros(components, dim)
-    means[:, 0], means[:, 1] = radius * angle.cos(), radius * angle.sin()
-    return means
+    angles = [2 * math.pi * k / components for k in range(components)]
+    return cpu_tensor([[radius * math.cos(a), radius * math.sin(a)] + [0.0] * (dim - 2) for a in angles])

@@ -4,7 +4,7 @@ import torch
 from torch.distributions import Independent
 
 from ..sparse_normal import SparseNormal
-from ._base import Prior, positive_parameter
+from ._base import Prior, placed, positive_parameter
 
 
 class SparseNormalPrior(Prior):
@@ -22,7 +22,7 @@ class SparseNormalPrior(Prior):
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma must be in [0, 1], got {gamma}")
         self.register_buffer("gamma", torch.full((dim,), float(gamma)))
-        self.register_buffer("narrow_variance", positive_parameter("narrow_variance", narrow_variance, dim))
+        self.register_buffer("narrow_variance", placed(positive_parameter("narrow_variance", narrow_variance, dim)))
 
     def forward(self) -> Independent:
         base = SparseNormal(self.gamma, self.narrow_variance, validate_args=False)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..product_student_t import ProductStudentT
-from ._base import Prior, positive_parameter
+from ._base import Prior, placed, positive_parameter
 
 
 class StudentTPrior(Prior):
@@ -30,11 +30,11 @@ class StudentTPrior(Prior):
         self.learn = learn
         df = positive_parameter("df", df, dim)
         if learn:
-            self.log_df = nn.Parameter(df.log())
+            self.log_df = nn.Parameter(placed(df.log()))
         else:
-            self.register_buffer("fixed_df", df)
+            self.register_buffer("fixed_df", placed(df))
         self.register_buffer("loc", torch.zeros(dim), persistent=False)
-        self.register_buffer("scale", positive_parameter("scale", scale, dim))
+        self.register_buffer("scale", placed(positive_parameter("scale", scale, dim)))
 
     @property
     def df(self) -> torch.Tensor:
