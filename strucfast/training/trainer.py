@@ -286,16 +286,17 @@ class Trainer:
             time_up = bool(any_time)
         values = rows.double().cpu().numpy()
         if not np.isfinite(values).all():
-            row, column = np.argwhere(~np.isfinite(values))[0]
-            step = self.step - len(values) + row + 1
-            raise NonFinite(f"step {step}: {self.engine.term_names[column]} is {values[row, column]}")
+            row = np.argwhere(~np.isfinite(values))[0, 0]
+            terms = dict(zip(self.engine.term_names, values[row], strict=True))
+            name = _culprit(terms)
+            raise NonFinite(f"step {self.step - len(values) + row + 1}: {name} is {terms[name]}")
         return values, stop, bool(time_up)
 
     def _validate_and_keep_best(self, history: History | None, began: float) -> None:
         terms = self.validate()
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        if broken:
-            raise NonFinite(f"step {self.step}: validation {broken[0]} is {terms[broken[0]]}")
+        if not np.isfinite(list(terms.values())).all():
+            name = _culprit(terms)
+            raise NonFinite(f"step {self.step}: validation {name} is {terms[name]}")
         record = {"step": self.step, "split": "validation", **terms, "seconds": time.perf_counter() - began}
         self._write(history, record)
         best = terms["loss"] < self.best_loss
@@ -467,6 +468,15 @@ def _split(dataset: Any, config: TrainConfig) -> tuple[np.ndarray, np.ndarray, n
                 f"{config.data.fractions}"
             )
     return parts
+
+
+def _culprit(terms: dict[str, float]) -> str:
+    """The name of a term that is not finite: the first part of the first broken loss, rather than that loss itself."""
+    broken = [name for name, value in terms.items() if not math.isfinite(value)]
+    optimizer = broken[0].rpartition(".")[0]
+    whole = {f"{optimizer}.{name}".lstrip(".") for name in ("loss", "grad_norm")}
+    parts = [name for name in broken if name.rpartition(".")[0] == optimizer and name not in whole]
+    return (parts or broken)[0]
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

@@ -156,6 +156,73 @@ def test_several_optimizers(tiny):
     assert terms.tolist() == pytest.approx([1.0, 1.0, 2.8**2, 2.8**2], rel=1e-6)
 
 
+class Adversaries(nn.Module):
+    """Each loss has a gradient for both parameters; each optimizer may use that of its own only."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.tensor([1.0, 0.5])), nn.Parameter(torch.tensor([0.3, 2.0]))
+
+    def total(self, number):
+        return ((self.a * self.b - 2) ** 2).sum() if number == 0 else ((self.a + 3 * self.b) ** 2).sum()
+
+    def loss(self, x, *, generator=None, optimizer_index=0):
+        total = self.total(optimizer_index)
+        return LossTerms(total, {"part": total.detach()})
+
+    def optimizers(self, config):
+        return [
+            torch.optim.Adam([self.a], lr=0.1, betas=config.betas, fused=True),
+            torch.optim.Adam([self.b], lr=0.02, betas=(0.5, 0.9), fused=True),
+        ]
+
+
+def test_several_adams_step_as_if_each_were_alone(tiny):
+    engine = Engine(Adversaries(), tiny(optim__grad_clip=1.5, optim__ema=0.9), CPU)
+    plain = Adversaries()
+    adams = [torch.optim.Adam([plain.a], lr=0.1), torch.optim.Adam([plain.b], lr=0.02, betas=(0.5, 0.9))]
+    for step in range(5):
+        values = engine.step(images(), step, 0.5).tolist()
+        terms = dict(zip(engine.term_names, values))
+        for number, (adam, parameter) in enumerate(zip(adams, (plain.a, plain.b))):
+            adam.param_groups[0]["lr"] = (0.1, 0.02)[number] / 2
+            (parameter.grad,) = torch.autograd.grad(plain.total(number), [parameter])
+            norm = nn.utils.clip_grad_norm_([parameter], 1.5)
+            assert terms["optimizer_1.grad_norm" if number else "grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+            adam.step()
+    torch.testing.assert_close(engine.model.a, plain.a)
+    torch.testing.assert_close(engine.model.b, plain.b)
+    # no optimizer has moments of a parameter that is not its own
+    assert [[engine.names[p] for p in o.state] for o in engine.optimizers] == [["a"], ["b"]]
+    saved = engine.checkpoint()
+    moments = {name for name in saved.state if name.endswith("exp_avg")}
+    assert moments == {"optimizer.0.a.exp_avg", "optimizer.1.b.exp_avg"}
+    resumed = Engine(Adversaries(), tiny(optim__grad_clip=1.5, optim__ema=0.9), CPU)
+    resumed.restore(saved, "here")
+    for step in range(5, 8):
+        assert torch.equal(engine.step(images(), step), resumed.step(images(), step))
+    assert all(torch.equal(a, b) for a, b in zip(engine.averaged, resumed.averaged))
+
+
+def test_an_adversarial_model_resumes_bit_for_bit_and_validates_its_first_loss(tiny):
+    def factor_vae(seed):
+        torch.manual_seed(seed)
+        options = {"width": 8, "blocks": 3, "latent_dim": 4, "discriminator_width": 8, "discriminator_layers": 2}
+        return Engine(models.build("factor-vae", image_size=32, **options), tiny(optim__ema=0.9), CPU)
+
+    one, other = factor_vae(0), factor_vae(1)
+    for step in range(3):
+        one.step(images(seed=step), step)
+    assert one.term_names[-2:] == ["optimizer_1.loss", "optimizer_1.discriminator"]
+    own = {p for o in one.optimizers for p in o.state}
+    assert own == set(one.parameters)
+    other.restore(one.checkpoint(), "here")
+    for step in range(3, 6):
+        assert torch.equal(one.step(images(seed=step), step), other.step(images(seed=step), step))
+    # an odd number of images is enough to validate
+    assert set(one.evaluate(images(3))) == {"loss", "reconstruction", "kl", "total_correlation"}
+
+
 def test_broken_parameter_is_named(tiny):
     engine = Engine(build(), tiny(), CPU)
     engine.check_parameters(5)
@@ -183,7 +250,7 @@ def test_cuda_graph_needs_cuda(tiny):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: run `make gpu`")
-@pytest.mark.parametrize("name", ["sae-2", "vae"])
+@pytest.mark.parametrize("name", ["sae-2", "vae", "factor-vae"])
 def test_cuda_graph_agrees_with_eager(tiny, name):
     device = torch.device("cuda")
     options = {"optim__ema": 0.9, "optim__grad_clip": 100.0, "train__device": "cuda"}

@@ -210,17 +210,19 @@ def test_killed_before_the_first_checkpoint_starts_again(tiny, tmp_path):
 class Breaks:
     """A model whose loss or weights break in a given step."""
 
-    def __init__(self, step, what):
+    def __init__(self, step, what, name="vae", term="kl"):
         torch.manual_seed(0)
-        self.model = models.build("vae", image_size=32, width=8, blocks=3, latent_dim=4)
+        self.model = models.build(name, image_size=32, width=8, blocks=3, latent_dim=4)
         self.calls, loss = 0, self.model.loss
 
         def broken(x, **options):
             result = loss(x, **options)
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and term in result.terms:
                 self.calls += 1
                 if self.calls == step and what == "loss":
-                    result.terms["kl"].fill_(math.nan)
+                    result.terms[term].fill_(math.nan)
+                    # as the whole would be
+                    result.total.data.fill_(math.nan)
                 if self.calls == step and what == "weights":
                     next(self.model.parameters()).data.fill_(math.inf)
             return result
@@ -228,14 +230,22 @@ class Breaks:
         self.model.loss = broken
 
 
-def test_nan_stops_with_step_and_term_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
-    trainer = Trainer(tiny(model__name="vae"), tmp_path / "run", model=Breaks(7, "loss").model)
-    with pytest.raises(NonFinite, match=r"step 7: kl is nan; last good checkpoint: step 4 in .*checkpoints/last"):
+@pytest.mark.parametrize(
+    ("name", "term", "said"),
+    [
+        ("vae", "kl", "kl"),
+        ("beta-tcvae", "total_correlation", "total_correlation"),
+        ("factor-vae", "discriminator", "optimizer_1.discriminator"),
+    ],
+)
+def test_nan_stops_with_step_and_term_and_keeps_the_last_good_checkpoint(tiny, tmp_path, name, term, said):
+    trainer = Trainer(tiny(model__name=name), tmp_path / "run", model=Breaks(7, "loss", name, term).model)
+    with pytest.raises(NonFinite, match=rf"step 7: {said} is nan; last good checkpoint: step 4 in .*checkpoints/last"):
         trainer.fit()
     run = Run(tmp_path / "run")
     assert run.scalars("last")["step"] == 4
     assert all(torch.isfinite(t).all() for t in weights(run).values())
-    assert "stopped: step 7: kl is nan" in (run.path / "run.log").read_text()
+    assert f"stopped: step 7: {said} is nan" in (run.path / "run.log").read_text()
 
 
 def test_broken_weights_are_never_saved(tiny, tmp_path):
@@ -343,6 +353,35 @@ def test_validation_uses_all_of_its_images_once_and_the_averaged_weights(tiny, t
     with torch.no_grad():
         expected = float(model.loss(x).total)
     assert trainer.validate()["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_piece_of_the_validation_holds_a_single_image(tiny, tmp_path, monkeypatch):
+    trainer = Trainer(tiny(train__eval_images=17), tmp_path / "run")
+    sizes, evaluate = [], trainer.engine.evaluate
+    monkeypatch.setattr(trainer.engine, "evaluate", lambda images: sizes.append(len(images)) or evaluate(images))
+    trainer.validate()
+    assert sizes == [8, 9]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_from_the_data(tiny, tmp_path):
+    class Learns(models.VAE):
+        said = []
+
+        def begin_training(self, dataset, indices, *, resumed=False):
+            self.said.append(resumed)
+            super().begin_training(dataset, indices, resumed=resumed)
+
+    def model():
+        options = {"image_size": 32, "width": 8, "blocks": 3, "latent_dim": 4}
+        return Learns("vae", models.VAEConfig(**options))
+
+    config = tiny(model__name="vae", train__steps=2)
+    first = Trainer(config, tmp_path / "run", model=model())
+    first._release()
+    first.log.close()
+    Trainer(config, tmp_path / "run", model=model(), resume=True).fit()
+    Trainer(config, tmp_path / "run", model=model(), resume=True)._release()
+    assert Learns.said == [False, False, True]
 
 
 def test_time_limit(tiny, tmp_path):
