@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -155,6 +156,27 @@ void parallel_units(int64_t units, int64_t elements, const F& f) {
   if (units == 0) return;
   const int64_t each = std::max<int64_t>(1, elements / units);
   torch::stable::parallel_for(0, units, std::max<int64_t>(1, kSerialElements / each), f);
+}
+
+// How many scratch buffers, and so threads: a thread is worth starting for `work_per_thread` units of work.
+inline int64_t num_slots(int64_t units, int64_t work, int64_t work_per_thread) {
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  return std::max<int64_t>(1, std::min({threads, units, work / work_per_thread}));
+}
+
+// Each slot has its own scratch and takes the next `step` units whenever it is free: on a busy machine a thread that
+// lost its core holds the others up by one step at most. Which slot ran a unit does not change its result.
+template <typename T, typename F>
+void for_ranges(int64_t units, int64_t step, int64_t slots, T* scratch, int64_t scratch_size, const F& run) {
+  if (slots == 1) return run(int64_t{0}, units, scratch);
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      for (int64_t unit = next.fetch_add(step); unit < units; unit = next.fetch_add(step)) {
+        run(unit, std::min(unit + step, units), scratch + slot * scratch_size);
+      }
+    }
+  });
 }
 
 }  // namespace strucfast::bindings

@@ -2,7 +2,6 @@
 
 #include <torch/headeronly/core/Dispatch_v2.h>
 
-#include <atomic>
 #include <tuple>
 
 #include "common.h"
@@ -10,7 +9,9 @@
 namespace {
 
 using strucfast::bindings::empty;
+using strucfast::bindings::for_ranges;
 using strucfast::bindings::no_tensor;
+using strucfast::bindings::num_slots;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -52,26 +53,6 @@ std::vector<T*> mutable_pointers(const std::vector<Tensor>& tensors) {
   return out;
 }
 
-int64_t num_slots(int64_t units, int64_t work) {
-  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  return std::max<int64_t>(1, std::min({threads, units, work / kWorkPerThread}));
-}
-
-// Each slot has its own scratch and takes the next `step` units whenever it is free: on a busy machine a thread that
-// lost its core holds the others up by one step at most. Which slot ran a unit does not change its result.
-template <typename T, typename F>
-void for_ranges(int64_t units, int64_t step, int64_t slots, T* scratch, int64_t scratch_size, const F& run) {
-  if (slots == 1) return run(int64_t{0}, units, scratch);
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t slot = begin; slot < end; ++slot) {
-      for (int64_t unit = next.fetch_add(step); unit < units; unit = next.fetch_add(step)) {
-        run(unit, std::min(unit + step, units), scratch + slot * scratch_size);
-      }
-    }
-  });
-}
-
 // The rows of the scratch buffers start at a cache line.
 int64_t cache_lines(int64_t elements) { return (elements + 15) / 16 * 16; }
 
@@ -92,7 +73,7 @@ void run_forward(const Tensor& u, const std::vector<Tensor>& weights, const std:
                                        static_cast<T*>(shift.mutable_data_ptr()),
                                        save ? static_cast<T*>(saved.mutable_data_ptr()) : nullptr};
   const int64_t units = shape.num_variables * shape.num_tiles();
-  const int64_t slots = num_slots(units, shape.multiplications());
+  const int64_t slots = num_slots(units, shape.multiplications(), kWorkPerThread);
   const int64_t scratch_size = cache_lines(strucfast::str_tfm_forward_scratch(shape));
   const Tensor scratch = empty({slots * scratch_size}, u.scalar_type());
   // A step packs the weights of the variables it touches, so it is a whole variable where that keeps all slots busy.
@@ -133,7 +114,7 @@ void run_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tens
   const bool parameters = (mask & 2) != 0;
   const int64_t chunks = strucfast::str_tfm_num_chunks(shape);
   const int64_t units = shape.num_variables * chunks;
-  const int64_t slots = num_slots(units, 2 * shape.multiplications());
+  const int64_t slots = num_slots(units, 2 * shape.multiplications(), kWorkPerThread);
   const int64_t scratch_size = cache_lines(strucfast::str_tfm_backward_scratch(shape));
   const int64_t partials = parameters ? (chunks - 1) * shape.num_variables * shape.num_parameters() : 0;
   const Tensor memory = empty({slots * scratch_size + partials}, u.scalar_type());
@@ -157,7 +138,7 @@ void run_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tens
   for_ranges(units, 1, slots, scratch, scratch_size,
              [&](int64_t begin, int64_t end, T* own) { strucfast::str_tfm_backward(op, begin, end, own); });
   if (partials > 0) {
-    for_ranges(shape.num_variables, 1, num_slots(shape.num_variables, partials), scratch, scratch_size,
+    for_ranges(shape.num_variables, 1, num_slots(shape.num_variables, partials, kWorkPerThread), scratch, scratch_size,
                [&](int64_t begin, int64_t end, T*) { strucfast::str_tfm_reduce(op, begin, end); });
   }
 }
