@@ -1,5 +1,6 @@
 """What the documentation says must exist: links, options, environment variables, presets, code that runs."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -100,6 +101,40 @@ def test_the_backends_page_runs():
     for block in blocks(ROOT / "docs" / "backends.md", "python"):
         exec(block, space)
     assert torch.equal(space["y"], space["x"] * space["scale"][..., None] + space["shift"][..., None])
+
+
+def test_the_objectives_page_runs():
+    torch.manual_seed(0)
+    space: dict = {}
+    for block in blocks(ROOT / "docs" / "objectives.md", "python"):
+        exec(block, space)
+    torch.testing.assert_close(space["same"], space["sampled"].mean())
+    assert torch.isfinite(space["loss"].total) and space["model"].name == "factor-vae"
+
+
+def test_the_objectives_page_names_every_loss_and_preset():
+    page = (ROOT / "docs" / "objectives.md").read_text()
+    for name in sf.losses.__all__:
+        assert name[0].isupper() or f"`{name}`" in page, name
+    for name in sf.models.list():
+        family = re.sub(r"-\d+$", "-k", name)
+        assert f"`{family}`" in page, name
+
+
+def test_the_distributions_page_runs():
+    torch.manual_seed(0)
+    space: dict = {}
+    for block in blocks(ROOT / "docs" / "distributions.md", "python"):
+        exec(block, space)
+    torch.testing.assert_close(space["isa"].variance, torch.ones(20))
+    assert space["prior"].std.argsort(descending=True).tolist() == list(range(10))
+    text = (ROOT / "docs" / "distributions.md").read_text()
+    named = re.findall(r"^\| `([a-z-]+)` \| `([A-Za-z]+)` \|(.*)\|$", text, re.MULTILINE)
+    priors = sf.distributions.priors
+    assert {name: getattr(priors, kind) for name, kind, _ in named} == priors.PRIORS
+    for _, kind, options in named:
+        known = set(inspect.signature(getattr(priors, kind)).parameters) - {"dim"}
+        assert set(re.findall(r"`([a-z_0-9]+)`", options)) == known, kind
 
 
 def test_the_training_page_trains(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ class WAE(AE):
 
 
 class InfoVAE(VAE):
-    """InfoVAE with the MMD (Zhao et al. 2019, "InfoVAE: Balancing Learning and Inference in VAEs", equation 6).
+    """InfoVAE with the MMD (Zhao et al. 2019, "InfoVAE: Balancing Learning and Inference in Variational Autoencoders").
 
     ``reconstruction + (1 - alpha) KL(q(z|x) || p) + (alpha + lambda_mmd - 1) MMD(q(z), p(z))``; in the survey's
     equation 10 lambda_1 = -alpha and lambda_2 = alpha + lambda_mmd - 1. Terms "reconstruction", "kl" and "mmd"; a batch

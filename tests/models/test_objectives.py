@@ -221,6 +221,23 @@ def test_the_loss_follows_the_generator(name):
         model.loss(x, optimizer_index=2)
 
 
+@pytest.mark.parametrize("name", ["beta-tcvae", "factor-vae", "wae-mmd", "hfvae", "capacity-vae"])
+def test_traces_as_one_graph(name):
+    model, x = _build(name), _images()
+    for index in range(len(model.optimizers())):
+        torch._dynamo.reset()
+        with sf.use_backend("reference"):
+            compiled = torch.compile(
+                lambda x, index=index: model.loss(x, optimizer_index=index).total, fullgraph=True, backend="aot_eager"
+            )
+            torch.manual_seed(0)
+            found = compiled(x)
+            torch.manual_seed(0)
+            expected = model.loss(x, optimizer_index=index).total
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        found.backward()
+
+
 def test_latent_groups_are_the_objectives():
     assert _build("hfvae").latent_groups == [[0, 3], [1, 2, 4]]
     assert _build("hsic-vae").latent_groups == [[0, 3], [1, 2], [4]]
