@@ -35,7 +35,8 @@ template <typename T, typename Slices>
 void apply(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, const Slices& s, int64_t from, Scratch<T>& scratch) {
   using C = Compute<T>;
   T* const to = static_cast<T*>(m.y) + at.offset;
-  const auto y = result_tile(to, at.stride, at.cols, scratch.out);
+  const bool stream = streams<T>(m.samples * m.channels * m.pixels);
+  const auto y = result_tile(to, at.stride, at.cols, scratch.out, stream);
   const auto pixels = read_maps<T>(m, at, true, scratch);
   const auto call = [&](auto* rows, auto* columns) {
     auto* const f = m.channels_last ? columns : rows;
@@ -50,7 +51,7 @@ void apply(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, const Slic
   } else {
     call(&apply_rows<C, false, false>, &apply_columns<C, false, false>);
   }
-  write_tile(to, at.stride, at.rows, at.cols, y.data);
+  write_tile(to, at.stride, at.rows, at.cols, y.data, stream);
 }
 
 // Sums of a tile into s.g, s.h, s.hd, and the per-pixel gradients.
@@ -77,12 +78,13 @@ void finish(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, Tile<cons
             int64_t from, Scratch<T>& scratch) {
   using C = Compute<T>;
   T* const to = static_cast<T*>(m.dx) + at.offset;
-  const auto dx = result_tile(to, at.stride, at.cols, scratch.out);
+  const bool stream = streams<T>(m.samples * m.channels * m.pixels);
+  const auto dx = result_tile(to, at.stride, at.cols, scratch.out, stream);
   auto* const f = m.channels_last ? m.scale.per_pixel ? &finish_columns<C, true> : &finish_columns<C, false>
                   : m.scale.per_pixel ? &finish_rows<C, true> : &finish_rows<C, false>;
   f(x, g, read_maps<T>(m, at, false, scratch), dx, at.rows, at.cols, s.first + from, s.mean + from, s.p + from,
     s.mean_h + from, s.q + from);
-  write_tile(to, at.stride, at.rows, at.cols, dx.data);
+  write_tile(to, at.stride, at.rows, at.cols, dx.data, stream);
 }
 
 // The scale as a factor of the whole slice: 1 where it is per pixel.
@@ -311,6 +313,7 @@ void run(const AdaIN& m, bool backward, int64_t begin, int64_t end) {
                     : backward ? &backward_contiguous<T> : &forward_contiguous<T>;
     f(m, begin, end);
   });
+  finish_streams();
 }
 
 }  // namespace

@@ -28,10 +28,12 @@ struct Slices {
   C p[kCount], mean_h[kCount], q[kCount];
 };
 
-// Lanes of the sums over one row of d (its squares, if kSquares), written to `line`.
-template <bool kSquares, typename C>
-SF_INLINE void moment_line(const C* SF_RESTRICT x, int64_t cols, C first, C mean, C* SF_RESTRICT line) {
+// Lanes of the sums over one row of d (its squares, if kSquares), written to `line`. kCols is the length of the row
+// where that is known, else 0.
+template <bool kSquares, int64_t kCols, typename C>
+SF_INLINE void moment_line(const C* SF_RESTRICT x, int64_t size, C first, C mean, C* SF_RESTRICT line) {
   constexpr int64_t lanes = kLanes<C>;
+  const int64_t cols = kCols == 0 ? size : kCols;
   C even[lanes], odd[lanes];
 #pragma omp simd
   for (int64_t l = 0; l < lanes; ++l) even[l] = odd[l] = 0;
@@ -62,31 +64,39 @@ SF_INLINE void moment_line(const C* SF_RESTRICT x, int64_t cols, C first, C mean
   for (int64_t l = 0; l < lanes; ++l) line[l] = even[l] + odd[l];
 }
 
-// Statistics of up to kBatch whole rows that stay in L1.
-template <typename C>
-SF_CLONES void row_statistics(Tile<const C> x, int64_t rows, int64_t cols, C eps, C* SF_RESTRICT first,
-                              C* SF_RESTRICT mean, C* SF_RESTRICT rstd) {
+template <int64_t kCols, typename C>
+SF_INLINE void row_statistics_of(Tile<const C> x, int64_t rows, int64_t cols, C eps, C* SF_RESTRICT first,
+                                 C* SF_RESTRICT mean, C* SF_RESTRICT rstd) {
   C lines[kBatch * kLanes<C>], sums[kBatch];
   const C each = C(1) / static_cast<C>(cols);
   for (int64_t r = 0; r < rows; ++r) {
     first[r] = x.data[r * x.stride];
-    moment_line<false>(x.data + r * x.stride, cols, first[r], C(0), lines + r * kLanes<C>);
+    moment_line<false, kCols>(x.data + r * x.stride, cols, first[r], C(0), lines + r * kLanes<C>);
   }
   for (int64_t i = rows * kLanes<C>; i < kBatch * kLanes<C>; ++i) lines[i] = 0;
   sum_lines(lines, sums);
 #pragma omp simd
   for (int64_t r = 0; r < kBatch; ++r) mean[r] = sums[r] * each;
   for (int64_t r = 0; r < rows; ++r) {
-    moment_line<true>(x.data + r * x.stride, cols, first[r], mean[r], lines + r * kLanes<C>);
+    moment_line<true, kCols>(x.data + r * x.stride, cols, first[r], mean[r], lines + r * kLanes<C>);
   }
   sum_lines(lines, sums);
 #pragma omp simd
   for (int64_t r = 0; r < kBatch; ++r) rstd[r] = C(1) / std::sqrt(sums[r] * each + eps);
 }
 
-template <typename C, bool kScale, bool kShift>
-SF_CLONES void apply_rows(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t rows, int64_t cols, const C* first_of,
-                          const C* mean_of, const C* slope_of, const C* shift_of) {
+// Statistics of up to kBatch whole rows that stay in L1. For rows of one vector (4x4 pixels in float) the general loop
+// would cost more around the vector than in it.
+template <typename C>
+SF_CLONES void row_statistics(Tile<const C> x, int64_t rows, int64_t cols, C eps, C* first, C* mean, C* rstd) {
+  if (cols == kLanes<C>) return row_statistics_of<kLanes<C>>(x, rows, cols, eps, first, mean, rstd);
+  row_statistics_of<0>(x, rows, cols, eps, first, mean, rstd);
+}
+
+template <bool kScale, bool kShift, int64_t kCols, typename C>
+SF_INLINE void apply_rows_of(Tile<const C> x, Tile<C> y, const Pixels<C>& pixels, int64_t rows, int64_t size,
+                             const C* first_of, const C* mean_of, const C* slope_of, const C* shift_of) {
+  const int64_t cols = kCols == 0 ? size : kCols;
   for (int64_t r = 0; r < rows; ++r) {
     const C* SF_RESTRICT xr = x.data + r * x.stride;
     C* SF_RESTRICT yr = y.data + r * y.stride;
@@ -101,11 +111,21 @@ SF_CLONES void apply_rows(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t 
   }
 }
 
+template <typename C, bool kScale, bool kShift>
+SF_CLONES void apply_rows(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t rows, int64_t cols, const C* first,
+                          const C* mean, const C* slope, const C* shift) {
+  if (!kScale && !kShift && cols == kLanes<C>) {
+    return apply_rows_of<kScale, kShift, kLanes<C>>(x, y, pixels, rows, cols, first, mean, slope, shift);
+  }
+  apply_rows_of<kScale, kShift, 0>(x, y, pixels, rows, cols, first, mean, slope, shift);
+}
+
 // Lanes of the sums over one row of g, h and h d.
-template <bool kScale, typename C>
+template <bool kScale, int64_t kCols, typename C>
 SF_INLINE void gradient_line(const C* SF_RESTRICT x, const C* SF_RESTRICT g, const C* SF_RESTRICT scale,
-                             C* SF_RESTRICT dscale, int64_t cols, C first, C mean, C rstd, C* SF_RESTRICT line_g,
+                             C* SF_RESTRICT dscale, int64_t size, C first, C mean, C rstd, C* SF_RESTRICT line_g,
                              C* SF_RESTRICT line_h, C* SF_RESTRICT line_hd) {
+  const int64_t cols = kCols == 0 ? size : kCols;
   constexpr int64_t lanes = kLanes<C>;
   C sum_g[lanes], sum_h[lanes], sum_hd[lanes], odd_g[lanes], odd_hd[lanes];
 #pragma omp simd
@@ -148,18 +168,17 @@ SF_INLINE void gradient_line(const C* SF_RESTRICT x, const C* SF_RESTRICT g, con
   if (kScale) copy_lanes(sum_h, line_h);
 }
 
-// Sums of up to kBatch rows; those of h are g's where the scale is per channel.
-template <typename C, bool kScale>
-SF_CLONES void gradient_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, int64_t rows, int64_t cols,
-                             const C* first, const C* mean, const C* rstd, C* SF_RESTRICT sum_g, C* SF_RESTRICT sum_h,
-                             C* SF_RESTRICT sum_hd) {
+template <bool kScale, int64_t kCols, typename C>
+SF_INLINE void gradient_rows_of(Tile<const C> x, Tile<const C> g, const Pixels<C>& pixels, int64_t rows, int64_t cols,
+                                const C* first, const C* mean, const C* rstd, C* SF_RESTRICT sum_g,
+                                C* SF_RESTRICT sum_h, C* SF_RESTRICT sum_hd) {
   constexpr int64_t lanes = kLanes<C>;
   C lines[3 * kBatch * lanes];
   C *const line_g = lines, *const line_hd = lines + kBatch * lanes, *const line_h = lines + 2 * kBatch * lanes;
   for (int64_t r = 0; r < rows; ++r) {
     const C* const sr = kScale ? pixels.scale.data + r * pixels.scale.stride : nullptr;
     C* const dr = kScale && pixels.dscale.data != nullptr ? pixels.dscale.data + r * pixels.dscale.stride : nullptr;
-    gradient_line<kScale>(x.data + r * x.stride, g.data + r * g.stride, sr, dr, cols, first[r], mean[r], rstd[r],
+    gradient_line<kScale, kCols>(x.data + r * x.stride, g.data + r * g.stride, sr, dr, cols, first[r], mean[r], rstd[r],
                           line_g + r * lanes, line_h + r * lanes, line_hd + r * lanes);
   }
   for (int64_t i = rows * lanes; i < kBatch * lanes; ++i) line_g[i] = line_h[i] = line_hd[i] = 0;
@@ -172,9 +191,21 @@ SF_CLONES void gradient_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels,
   }
 }
 
+// Sums of up to kBatch rows; those of h are g's where the scale is per channel.
 template <typename C, bool kScale>
-SF_CLONES void finish_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, Tile<C> dx, int64_t rows, int64_t cols,
-                           const C* first_of, const C* mean_of, const C* p_of, const C* mean_h_of, const C* q_of) {
+SF_CLONES void gradient_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, int64_t rows, int64_t cols,
+                             const C* first, const C* mean, const C* rstd, C* sum_g, C* sum_h, C* sum_hd) {
+  if (!kScale && cols == kLanes<C>) {
+    return gradient_rows_of<kScale, kLanes<C>>(x, g, pixels, rows, cols, first, mean, rstd, sum_g, sum_h, sum_hd);
+  }
+  gradient_rows_of<kScale, 0>(x, g, pixels, rows, cols, first, mean, rstd, sum_g, sum_h, sum_hd);
+}
+
+template <bool kScale, int64_t kCols, typename C>
+SF_INLINE void finish_rows_of(Tile<const C> x, Tile<const C> g, const Pixels<C>& pixels, Tile<C> dx, int64_t rows,
+                              int64_t size, const C* first_of, const C* mean_of, const C* p_of, const C* mean_h_of,
+                              const C* q_of) {
+  const int64_t cols = kCols == 0 ? size : kCols;
   for (int64_t r = 0; r < rows; ++r) {
     const C* SF_RESTRICT xr = x.data + r * x.stride;
     const C* SF_RESTRICT gr = g.data + r * g.stride;
@@ -187,6 +218,15 @@ SF_CLONES void finish_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, T
       to[j] = p * (h - mean_h) + q * ((xr[j] - first) - mean);
     }
   }
+}
+
+template <typename C, bool kScale>
+SF_CLONES void finish_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, Tile<C> dx, int64_t rows, int64_t cols,
+                           const C* first, const C* mean, const C* p, const C* mean_h, const C* q) {
+  if (!kScale && cols == kLanes<C>) {
+    return finish_rows_of<kScale, kLanes<C>>(x, g, pixels, dx, rows, cols, first, mean, p, mean_h, q);
+  }
+  finish_rows_of<kScale, 0>(x, g, pixels, dx, rows, cols, first, mean, p, mean_h, q);
 }
 
 template <typename C, bool kScale, bool kShift>

@@ -6,6 +6,7 @@
 
 #include "../common/half.h"
 #include "../common/simd.h"
+#include "stream.h"
 
 // Kernels compute on tiles of the compute type. A float or double tensor is its own tile; a half-type tile is widened
 // into scratch memory that stays in L1, so that the arithmetic is compiled once per compute type.
@@ -76,25 +77,38 @@ Tile<const Compute<T>> read_tile(const T* from, int64_t stride, int64_t rows, in
   }
 }
 
-// Where the results of a tile are computed; write_tile then brings them home.
+// Where the results of a tile are computed; write_tile then brings them home. `stream`: past the caches.
 template <typename T>
-Tile<Compute<T>> result_tile(T* to, int64_t stride, int64_t cols, Compute<T>* scratch) {
+Tile<Compute<T>> result_tile(T* to, int64_t stride, int64_t cols, Compute<T>* scratch, bool stream = false) {
   if constexpr (std::is_same<T, Compute<T>>::value) {
-    return {to, stride};
-  } else {
-    return {scratch, cols};
+    if (!stream) return {to, stride};
   }
+  return {scratch, cols};
 }
 
 template <typename T>
-void write_tile(T* to, int64_t stride, int64_t rows, int64_t cols, const Compute<T>* scratch) {
-  if constexpr (!std::is_same<T, Compute<T>>::value) {
-    if (stride == cols) {
-      narrow(scratch, to, rows * cols);
+void write_tile(T* to, int64_t stride, int64_t rows, int64_t cols, const Compute<T>* scratch, bool stream = false) {
+  constexpr bool direct = std::is_same<T, Compute<T>>::value;
+  if (direct && !stream) return;
+  if (stride == cols) {
+    cols *= rows;
+    rows = 1;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    if constexpr (direct) {
+      stream_bytes(reinterpret_cast<const char*>(scratch + r * cols), reinterpret_cast<char*>(to + r * stride),
+                   cols * static_cast<int64_t>(sizeof(T)));
     } else {
-      for (int64_t r = 0; r < rows; ++r) narrow(scratch + r * cols, to + r * stride, cols);
+      narrow(scratch + r * cols, to + r * stride, cols);
     }
   }
+}
+
+// Whether a result of so many elements is streamed. Half types are not: they are narrowed where they go.
+template <typename T>
+bool streams(int64_t elements) {
+  return kCanStream && std::is_same<T, Compute<T>>::value &&
+         elements * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 }
 
 template <typename T>

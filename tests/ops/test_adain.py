@@ -142,6 +142,24 @@ def test_nan_stays_in_its_slice(channels_last):
     assert torch.equal(torch.isnan(dscale), bad) and torch.isfinite(dshift).all()
 
 
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_large_results_that_are_stored_past_the_caches(dtype, channels_last):
+    """More than 32 MiB of results, in rows whose ends do not meet cache lines, give what parts of them give."""
+    channels, pixels = 67, 9001
+    n = -(-(34 << 20) // (channels * pixels * dtype.itemsize))
+    x, grad = (laid_out(random(i, n, channels, pixels, dtype=dtype), channels_last) for i in (0, 1))
+    scale, shift = random(2, n, channels, dtype=dtype), random(3, n, channels, dtype=dtype)
+    results = []
+    for part in (slice(None), slice(0, 1), slice(n - 1, n)):
+        leaves = [t[part].requires_grad_() for t in (x, scale, shift)]
+        y = ops.adain(*leaves)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, grad[part])])
+    for whole, first, last in zip(*results):
+        assert torch.equal(whole[:1], first) and torch.equal(whole[-1:], last)
+        assert torch.isfinite(whole).all()
+
+
 def test_tiny_variance_and_eps():
     """Deviations of 1e-15 with eps 1e-30: rstd is 7e14, and its cube would overflow."""
     x = (random(0, 1, 2, 40, dtype=torch.float32) * 1e-15).requires_grad_()
