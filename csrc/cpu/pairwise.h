@@ -4,11 +4,14 @@
 #include "../common/pairwise.h"
 
 // Statistics over all pairs of points in one triangular pass: each pair is evaluated once and counts for both points.
-// Points are (dims, points), so that the points of a coordinate are contiguous.
+// Points are (dims, pairwise_stride(points)), so that the points of a coordinate are contiguous.
 //
 // A unit of work owns every so-many-th block of rows and its own sums, which the caller adds up in a fixed order; how
 // many units there are depends on the sizes alone. So the result does not depend on the threads.
 namespace strucfast {
+
+// An odd number of cache lines (of floats): with a power of two all coordinates would share a few sets of the cache.
+inline int64_t pairwise_stride(int64_t points) { return (points + 31) / 32 * 32 + 16; }
 
 // Squared MMD between points [0, first) and [first, points), one statistic per slice of `dims` coordinates.
 template <typename T>
@@ -19,9 +22,9 @@ struct Mmd {
   PairKernel kernel;
   const Bandwidth<T>* bandwidths;
   int64_t num_bandwidths;
-  const T* z;   // (slices * dims, points)
+  const T* z;    // (slices * dims, stride)
   double* sums;  // (units)
-  T* memory;    // units * mmd_memory(), or null without gradients
+  T* memory;     // units * mmd_memory(), or null without gradients
 
   int64_t units_per_slice() const;
   int64_t units() const { return slices * units_per_slice(); }
@@ -40,7 +43,7 @@ struct HsicSide {
   int64_t dims;
   const Bandwidth<T>* bandwidths;
   int64_t num_bandwidths;
-  const T* z;       // (dims, points)
+  const T* z;       // (dims, stride)
   const T* centre;  // (points), backward only
 };
 
@@ -51,7 +54,7 @@ struct Hsic {
   PairKernel kernel;
   HsicSide<T> x, y;
   double* sums;  // forward: units * hsic_sums()
-  T* memory;    // units * hsic_memory()
+  T* memory;     // backward: units * hsic_memory()
   bool slope_x, slope_y;
 
   int64_t units() const;
@@ -60,7 +63,7 @@ struct Hsic {
 template <typename T>
 int64_t hsic_sums(const Hsic<T>& h);
 template <typename T>
-int64_t hsic_memory(const Hsic<T>& h, bool backward);
+int64_t hsic_memory(const Hsic<T>& h);
 template <typename T>
 void hsic_pairs(const Hsic<T>& h, int64_t begin, int64_t end);
 template <typename T>

@@ -190,11 +190,11 @@ class _Mmd(OpSpec):
     # The public function upcasts half types: N points cost little beside N^2 pairs.
     dtypes = {backend: (torch.float32, torch.float64) for backend in BACKENDS}
     order = {"cpu": ("cpp",), "cuda": ("triton",)}
-    # Differences of means of kernels, which lie between 0 and the number of bandwidths.
-    tolerance = Tolerance(floor=0.25)
 
     def __init__(self, name: str, dimwise: bool) -> None:
         self.name, self.dimwise = name, dimwise
+        # Differences of means of kernels, which lie between 0 and the number of bandwidths.
+        self.tolerance = Tolerance(floor=2.0 if dimwise else 0.25)
 
     def public(self):
         return mmd_dimwise if self.dimwise else mmd

@@ -27,13 +27,13 @@ std::vector<Bandwidth<T>> bandwidths_of(int64_t kernel, const std::vector<double
   return found;
 }
 
-// (N, D) of any strides into columns [first, first + N) of a (D, points) array.
+// (N, D) of any strides into columns [first, first + N) of a (D, stride) array.
 template <typename T>
-void transpose_into(const Tensor& x, T* to, int64_t points, int64_t first) {
+void transpose_into(const Tensor& x, T* to, int64_t stride, int64_t first) {
   const T* from = static_cast<const T*>(x.const_data_ptr());
   const int64_t size = x.size(0), dims = x.size(1), row = x.stride(0), column = x.stride(1);
   for (int64_t i = 0; i < size; ++i) {
-    for (int64_t d = 0; d < dims; ++d) to[d * points + first + i] = from[i * row + d * column];
+    for (int64_t d = 0; d < dims; ++d) to[d * stride + first + i] = from[i * row + d * column];
   }
 }
 
@@ -66,14 +66,15 @@ void run_mmd(const Tensor& x, const Tensor& y, int64_t kernel, const std::vector
   m.bandwidths = bandwidths.data();
   m.num_bandwidths = static_cast<int64_t>(bandwidths.size());
   const int64_t memory_size = save != 0 ? m.units() * strucfast::mmd_memory(m) : 0;
-  const Tensor memory = empty({coordinates * points + memory_size}, x.scalar_type());
+  const int64_t stride = strucfast::pairwise_stride(points);
+  const Tensor memory = empty({coordinates * stride + memory_size}, x.scalar_type());
   const Tensor sums = empty({m.units()}, ScalarType::Double);
   T* z = static_cast<T*>(memory.mutable_data_ptr());
-  transpose_into(x, z, points, 0);
-  transpose_into(y, z, points, m.first);
+  transpose_into(x, z, stride, 0);
+  transpose_into(y, z, stride, m.first);
   m.z = z;
   m.sums = static_cast<double*>(sums.mutable_data_ptr());
-  m.memory = save != 0 ? z + coordinates * points : nullptr;
+  m.memory = save != 0 ? z + coordinates * stride : nullptr;
   parallel_pairs(m.units(), m.slices * work_of(points, m.dims, widths.size()),
                  [&](int64_t begin, int64_t end) { strucfast::mmd_pairs(m, begin, end); });
   strucfast::mmd_finish(m, static_cast<T*>(value.mutable_data_ptr()), static_cast<T*>(slope_x.mutable_data_ptr()),
@@ -126,11 +127,12 @@ strucfast::Hsic<T> hsic_problem(const Tensor& x, const Tensor& y, int64_t kernel
   h.points = x.size(0);
   h.unbiased = unbiased;
   h.kernel = kernel_of(kernel);
-  T* const z_y = z + h.points * x.size(1);
+  const int64_t stride = strucfast::pairwise_stride(h.points);
+  T* const z_y = z + stride * x.size(1);
   h.x = {x.size(1), bandwidths_x.data(), static_cast<int64_t>(bandwidths_x.size()), z, nullptr};
   h.y = {y.size(1), bandwidths_y.data(), static_cast<int64_t>(bandwidths_y.size()), z_y, nullptr};
-  transpose_into(x, z, h.points, 0);
-  transpose_into(y, z_y, h.points, 0);
+  transpose_into(x, z, stride, 0);
+  transpose_into(y, z_y, stride, 0);
   return h;
 }
 
@@ -141,7 +143,7 @@ void run_hsic(const Tensor& x, const Tensor& y, int64_t kernel, const std::vecto
   const std::vector<Bandwidth<T>> bandwidths_x = bandwidths_of<T>(kernel, widths_x);
   const std::vector<Bandwidth<T>> bandwidths_y = bandwidths_of<T>(kernel, widths_y);
   const int64_t dims = x.size(1) + y.size(1);
-  const Tensor z = empty({dims * x.size(0)}, x.scalar_type());
+  const Tensor z = empty({dims * strucfast::pairwise_stride(x.size(0))}, x.scalar_type());
   strucfast::Hsic<T> h =
       hsic_problem(x, y, kernel, unbiased, bandwidths_x, bandwidths_y, static_cast<T*>(z.mutable_data_ptr()));
   const Tensor sums = empty({h.units() * strucfast::hsic_sums(h)}, ScalarType::Double);
@@ -171,14 +173,14 @@ void run_hsic_backward(const Tensor& grad, const Tensor& x, const Tensor& y, con
   const std::vector<Bandwidth<T>> bandwidths_x = bandwidths_of<T>(kernel, widths_x);
   const std::vector<Bandwidth<T>> bandwidths_y = bandwidths_of<T>(kernel, widths_y);
   const int64_t dims = x.size(1) + y.size(1);
-  const Tensor z = empty({dims * x.size(0)}, x.scalar_type());
+  const Tensor z = empty({dims * strucfast::pairwise_stride(x.size(0))}, x.scalar_type());
   strucfast::Hsic<T> h =
       hsic_problem(x, y, kernel, unbiased, bandwidths_x, bandwidths_y, static_cast<T*>(z.mutable_data_ptr()));
   h.x.centre = static_cast<const T*>(centre_x.const_data_ptr());
   h.y.centre = static_cast<const T*>(centre_y.const_data_ptr());
   h.slope_x = (mask & 1) != 0;
   h.slope_y = (mask & 2) != 0;
-  const Tensor memory = empty({h.units() * strucfast::hsic_memory(h, true)}, x.scalar_type());
+  const Tensor memory = empty({h.units() * strucfast::hsic_memory(h)}, x.scalar_type());
   h.memory = static_cast<T*>(memory.mutable_data_ptr());
   parallel_pairs(h.units(), work_of(h.points, dims, widths_x.size() + widths_y.size()),
                  [&](int64_t begin, int64_t end) { strucfast::hsic_backward_pairs(h, begin, end); });
