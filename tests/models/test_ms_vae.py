@@ -14,7 +14,8 @@ SECOND = {**TINY, "latent_dim": 2, "decoder_width": 4}
 
 def stage1(name="vae", seed=0, **overrides):
     torch.manual_seed(seed)
-    return sf.models.build(name, **{**TINY, "latent_dim": 3, **overrides})
+    own = {"isa-vae": {"sizes": (2, 1), "width": 40}}.get(name, {})
+    return sf.models.build(name, **{**TINY, "latent_dim": 3, **own, **overrides})
 
 
 def two_stages(first=None, seed=1, **overrides):
@@ -77,7 +78,7 @@ def test_loss_matches_an_independent_float64_computation():
     assert terms.total.item() == pytest.approx((nll + 3 * kl).item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("first", ["vae", "ae", "sae-3"])
+@pytest.mark.parametrize("first", ["vae", "ae", "sae-3", "vlae-3", "isa-vae"])
 def test_the_first_stages_image_depends_on_its_image_alone(first):
     model = two_stages(stage1(first))
     pixels = images(2 * CHUNK + 5)
