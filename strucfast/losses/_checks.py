@@ -1,9 +1,11 @@
 """Argument checks the losses share; each names the argument, what was expected and what came."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch.distributions import Distribution
 
 
 def floating(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -51,6 +53,17 @@ def latent_groups(groups: Sequence[Sequence[int]], dims: int, *, cover: bool = F
         missing = min(set(range(dims)) - seen)
         raise ValueError(f"groups must leave no latent dim out, got none with {missing}")
     return checked
+
+
+def prior_log_prob(prior: Distribution | None, z: torch.Tensor) -> torch.Tensor:
+    """Log-density (N,) of z (N,D) under a prior, None for N(0, I), if it is one number per row."""
+    if prior is None:
+        return -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=1)
+    log_prob = prior.log_prob(z)
+    if log_prob.shape != z.shape[:1]:
+        expected = f"{tuple(z.shape[:1])}, one per row of z"
+        raise ValueError(f"prior.log_prob must have shape {expected}, got {tuple(log_prob.shape)}")
+    return log_prob
 
 
 def loss_dtype(*tensors: torch.Tensor) -> torch.dtype:

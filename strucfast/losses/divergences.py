@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Distribution
 
 from ..ops import aggregate_log_density, hsic, mmd, mmd_dimwise
-from ._checks import latent_groups, loss_dtype, no_autocast, points, posterior
+from ._checks import latent_groups, loss_dtype, no_autocast, points, posterior, prior_log_prob
 from .elbo import LossTerms
 
 DIVERGENCES = ("kl_pq", "kl_qp", "mmd", "mmd_dimwise")
@@ -51,7 +51,7 @@ def aggregate_kl_pq(
         dtype = loss_dtype(prior_z, mean, logvar)
         z = prior_z.to(dtype)
         log_q = aggregate_log_density(z, mean.to(dtype), logvar.to(dtype), weights="naive").joint
-        return (_log_prior(z, prior) - log_q).mean()
+        return (prior_log_prob(prior, z) - log_q).mean()
 
 
 def aggregate_kl_qp(
@@ -83,7 +83,7 @@ def aggregate_kl_qp(
         dtype = loss_dtype(z, mean, logvar)
         z, mean, logvar = z.to(dtype), mean.to(dtype), logvar.to(dtype)
         density = aggregate_log_density(z, mean, logvar, weights=estimator, dataset_size=dataset_size)
-        return (density.joint - _log_prior(z, prior)).mean()
+        return (density.joint - prior_log_prob(prior, z)).mean()
 
 
 def aggregate_divergence(
@@ -216,9 +216,3 @@ def variable_hsic(
         dtype = loss_dtype(z)
         z, variable = z.to(dtype), variable.to(dtype)
         return hsic(z, variable, kernel="rbf", bandwidth_x=sigma, bandwidth_y=bandwidth_variable, unbiased=unbiased)
-
-
-def _log_prior(z: torch.Tensor, prior: Distribution | None) -> torch.Tensor:
-    if prior is None:
-        return -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=1)
-    return prior.log_prob(z)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from ._checks import loss_dtype, no_autocast, points, posterior
+from ._checks import loss_dtype, no_autocast, points, posterior, prior_log_prob
 
 KL_ESTIMATES = ("auto", "analytic", "sample")
 
@@ -70,11 +70,7 @@ def sample_kl(
         if prior is None:
             # The two log(2 pi) cancel.
             return 0.5 * (z * z - u * u - logvar).sum(dim=1)
-        log_prior = prior.log_prob(z)
-        if log_prior.shape != z.shape[:1]:
-            expected = f"{tuple(z.shape[:1])}, one per row of z"
-            raise ValueError(f"prior.log_prob must have shape {expected}, got {tuple(log_prior.shape)}")
-        return -0.5 * (u * u + logvar + math.log(2 * math.pi)).sum(dim=1) - log_prior
+        return -0.5 * (u * u + logvar + math.log(2 * math.pi)).sum(dim=1) - prior_log_prob(prior, z)
 
 
 def prior_kl(
@@ -143,7 +139,9 @@ def capacity_terms(
             deviation. capacity: C in nats, a number or a scalar tensor.
     """
     divergence = kl.mean()
-    capacity = torch.as_tensor(capacity, dtype=divergence.dtype, device=divergence.device)
+    if not isinstance(capacity, torch.Tensor):
+        # Filled on the device: a copy from the host could not be captured in a CUDA graph.
+        capacity = divergence.new_full((), capacity)
     total = reconstruction + gamma * (divergence - capacity).abs()
     terms = {"reconstruction": reconstruction.detach(), "kl": divergence.detach(), "capacity": capacity.detach()}
     return LossTerms(total, terms)

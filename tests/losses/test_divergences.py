@@ -154,6 +154,10 @@ def test_bad_input():
         divergence("mmd", z, mean, logvar)
     with pytest.raises(ValueError, match=r"prior_z must have shape \(N, 3\) with N >= 1, got \(9, 2\)"):
         divergence("kl_pq", z, mean, logvar, prior_z[:, :2])
+    for arguments in ((prior_z, mean, logvar), (z, mean, logvar)):
+        kl = sf.losses.aggregate_kl_pq if arguments[0] is prior_z else sf.losses.aggregate_kl_qp
+        with pytest.raises(ValueError, match=r"prior\.log_prob must have shape .*, one per row of z"):
+            kl(*arguments, Normal(0.0, 1.0))
     with pytest.raises(ValueError, match="groups must be at least two, got 1"):
         sf.losses.group_hsic(z, [[0, 1]])
     with pytest.raises(ValueError, match="groups must not overlap, got latent dim 1 twice"):

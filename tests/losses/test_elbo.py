@@ -1,12 +1,17 @@
 """The KL in closed form and the beta-ELBO against torch.distributions and quadrature."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.distributions import Independent, Normal, StudentT, kl_divergence
 
 import strucfast as sf
+
+CASES = json.loads((Path(__file__).parents[1] / "data" / "divergences.json").read_text())["cases"]
+GOLDEN = [case for case in CASES if case["kind"] == "kl_diag"]
 
 
 def test_kl_matches_torch_distributions():
@@ -104,6 +109,24 @@ def test_the_closed_form_is_taken_where_there_is_one():
         sf.losses.prior_kl(z, mean, logvar, heavy, estimate="analytic")
     with pytest.raises(ValueError, match="estimate must be one of auto, analytic, sample, got 'exact'"):
         sf.losses.prior_kl(z, mean, logvar, estimate="exact")
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
+def test_golden_closed_forms(case):
+    inputs, expected = case["inputs"], case["expected"]
+    mean, logvar, centre, std = (
+        torch.tensor(inputs[name], dtype=torch.float64) for name in ("mu", "logvar", "prior_mean", "prior_std")
+    )
+    exact = {"rtol": 1e-11, "atol": 1e-13}
+    standard = torch.tensor(expected["kl_standard_normal"], dtype=torch.float64)
+    torch.testing.assert_close(sf.losses.gaussian_kl(mean, logvar), standard, **exact)
+    z, found = mean.new_full(mean.shape, float("nan")), Independent(Normal(centre, std), 1)
+    # The sample is not looked at where the KL is closed.
+    kl = torch.tensor(expected["kl"], dtype=torch.float64)
+    torch.testing.assert_close(sf.losses.prior_kl(z, mean, logvar, found), kl, **exact)
+    anisotropic = sf.distributions.AnisotropicNormal(std)
+    shifted = sf.losses.prior_kl(z, mean - centre, logvar, anisotropic)
+    torch.testing.assert_close(shifted, kl, **exact)
 
 
 def test_capacity_penalises_the_distance_from_both_sides():
