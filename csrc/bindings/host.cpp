@@ -7,4 +7,5 @@ PYBIND11_MODULE(_host, m) {
   m.def("default_threads", &strucfast::default_threads, "Threads a kernel uses unless told otherwise.");
   strucfast::bind_render(m);
   strucfast::bind_histogram(m);
+  strucfast::bind_boosting(m);
 }

@@ -49,6 +49,23 @@ def check_factors(factors: Any, rows: int | None = None, name: str = "factors") 
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
+def check_finite(codes: np.ndarray, name: str = "codes") -> None:
+    """ValueError naming the first of checked codes (N, D) that is NaN or infinite."""
+    finite = np.isfinite(codes)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise ValueError(f"{name}: expected finite values, got {codes[row, column]} in row {row}, column {column}")
+
+
+def check_real_factors(factors: Any, rows: int, name: str = "factors") -> np.ndarray:
+    """(N, K) continuous factors as float64, all finite."""
+    array = np.ascontiguousarray(_array(name, factors), dtype=np.float64)
+    if len(array) != rows:
+        raise ValueError(f"{name}: expected {rows} rows, as many as codes, got {len(array)}")
+    check_finite(array, name)
+    return array
+
+
 def check_names(name: str, names: Any, count: int) -> tuple[str, ...] | None:
     """``count`` names, or None."""
     if names is None or len(names) == 0:

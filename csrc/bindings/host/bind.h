@@ -5,5 +5,6 @@ namespace strucfast {
 
 void bind_render(pybind11::module_& m);
 void bind_histogram(pybind11::module_& m);
+void bind_boosting(pybind11::module_& m);
 
 }  // namespace strucfast
