@@ -46,9 +46,9 @@ def test_perfect_codes(bins):
     assert result.score == result.disentanglement == pytest.approx(1, abs=1e-8)
     assert result.completeness == result.completeness_unweighted == pytest.approx(1, abs=1e-8)
     assert result.informativeness_train == result.informativeness_test == 1
-    np.testing.assert_array_equal(result.importance, [[0, 1], [0, 0], [1, 0]])
+    np.testing.assert_allclose(result.importance, [[0, 1], [0, 0], [1, 0]], atol=1e-8)
     # The dead code between the two others neither stops the score nor counts in it.
-    np.testing.assert_array_equal(result.disentanglement_per_code, [1, 0, 1])
+    np.testing.assert_allclose(result.disentanglement_per_code, [1, 0, 1], atol=1e-8)
     assert "shape" in str(result) and result.to_dict()["num_test"] == 1000
     assert result.plot().get_title() == "DCI 1.000"
 
