@@ -90,8 +90,9 @@ def test_more_outputs_than_lanes():
     for k in range(2):
         alone = boost(codes, factors[:, k : k + 1], codes[:50], rounds=5)
         np.testing.assert_allclose(both.importance[:, k], alone.importance[:, 0], atol=0.01)
-        # Sums of another order may tip a near tie between two places of a split.
-        assert (np.abs(both.train[k] - alone.train[0]).max(axis=1) > 1e-5).mean() < 0.15
+        # Its outputs lie in other lanes and ask features in another order, which matters in ties only.
+        np.testing.assert_allclose(both.train[k], alone.train[0], atol=0.2)
+        assert np.median(np.abs(both.train[k] - alone.train[0])) < 1e-5
 
 
 def test_nothing_to_split():
