@@ -178,6 +178,19 @@ def test_autocast_keeps_codes_and_losses_in_float32(name):
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
+def test_traces_as_one_graph():
+    torch._dynamo.reset()
+    model, x = _build("isa-tcvae-learnt", sizes=(2, 4)), _images()
+    with sf.use_backend("reference"):
+        compiled = torch.compile(lambda x: model.loss(x).total, fullgraph=True, backend="aot_eager")
+        torch.manual_seed(0)
+        found = compiled(x)
+        torch.manual_seed(0)
+        assert found.item() == pytest.approx(model.loss(x).total.item(), rel=1e-5)
+        found.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
