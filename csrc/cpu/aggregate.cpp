@@ -33,10 +33,16 @@ SF_INLINE int64_t panel_size(const Aggregate<T>& op) {
   return (3 * op.dims + op.num_runs()) * kPanel<T>;
 }
 
-// The bounds that L is relative to come before the panels, padded to a cache line.
+// A vector that straddles two cache lines costs double.
+template <typename T>
+SF_INLINE int64_t whole_lines(int64_t elements) {
+  return (elements + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
+}
+
+// The bounds that L is relative to come before the panels.
 template <typename T>
 SF_INLINE int64_t bounds_size(const Aggregate<T>& op) {
-  return (op.dims + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
+  return whole_lines<T>(op.dims);
 }
 
 template <typename T>
@@ -283,7 +289,8 @@ SF_INLINE void forward_tiles(const Aggregate<T>& op, int64_t begin, int64_t end,
   constexpr int R = L::kRows, N = L::kLanes;
   constexpr int64_t blocks = kAggregateTile / R;
   const int64_t totals = num_totals<L>(op);
-  const int64_t sums_size = op.dims * R * N, online_size = 2 * totals * R * N, z_size = op.dims * R;
+  const int64_t sums_size = op.dims * R * N, online_size = 2 * totals * R * N;
+  const int64_t z_size = whole_lines<T>(op.dims * R);
   T* const waiting = scratch + blocks * (sums_size + online_size + z_size);
   for (int64_t tile = begin; tile < end; ++tile) {
     ForwardState<L> states[blocks];
@@ -557,14 +564,14 @@ int64_t aggregate_packed_size(const Aggregate<T>& op) {
 template <typename T>
 int64_t aggregate_forward_scratch(const Aggregate<T>& op) {
   const int64_t totals = op.groups + 1;
-  const int64_t state = (op.dims + 2 * totals) * kPanel<T> + op.dims;
+  const int64_t state = (op.dims + 2 * totals) * kPanel<T> + whole_lines<T>(op.dims);
   return kAggregateTile * state + kForwardPanels * kPanel<T> * totals * kMostRows;
 }
 
 template <typename T>
 int64_t aggregate_backward_scratch(const Aggregate<T>& op) {
   const int64_t vectors = kBackwardPanels * 2 * op.dims + (2 * op.dims + op.num_runs()) * kMostRows + 4;
-  return vectors * kPanel<T> + op.dims * kMostRows + 4 + op.row_size();
+  return vectors * kPanel<T> + whole_lines<T>(op.dims * kMostRows + 4 + op.row_size());
 }
 
 template <typename T>
