@@ -1,5 +1,6 @@
 """VAEs with an Lp-nested prior of independent subspaces: ISA-VAE and ISA-TCVAE."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -126,5 +127,5 @@ class ISATCVAE(ISAVAE):
 
 def consecutive_groups(sizes: Sequence[int]) -> list[list[int]]:
     """Runs of dims of the given sizes: (2, 1) gives [[0, 1], [2]]."""
-    ends = torch.tensor(sizes).cumsum(0).tolist()
+    ends = itertools.accumulate(sizes)
     return [list(range(end - size, end)) for size, end in zip(sizes, ends)]

@@ -344,6 +344,7 @@ def preset(name: str) -> TrainConfig:
     """The configuration called ``name``: "demo", or a model at the settings of the SAE paper (Leeb et al., A.2).
 
     64 px: batch 128, 100,000 steps. 128 px (sae-16): batch 32, 200,000 steps. Adam 5e-4, betas 0.9 and 0.999.
+    Models of other papers differ from that where their paper does (``_SETTINGS``).
     ``sae-k``, ``adaae-k`` and ``vlae-k`` are known for every k.
 
     Raises:
