@@ -62,7 +62,7 @@ class ISATCConfig(ISAConfig):
 
 class ISAVAE(VAE):
     """ISA-VAE (Stühmer, Turner, Nowozin 2020, "Independent Subspace Analysis for Unsupervised Learning of Disentangled
-    Representations"): the VAE with an Lp-nested prior, invariant to rotations within no subspace unless p_k = 2.
+    Representations"): the VAE with an Lp-nested prior, which rotations of the latent space change, unlike the normal.
 
     The KL is estimated from the one sample of the reconstruction, ``log q(z|x) - log p(z)`` (equations 9 to 11 give
     log p); ``beta`` weights it. With ``learn_p`` the loss has the term "mean_exponent", the mean of the p_k.
@@ -91,8 +91,9 @@ class ISAVAE(VAE):
         return LossTerms(terms.total, {**terms.terms, "mean_exponent": self.prior.exponents().detach().mean()})
 
     def extra_repr(self) -> str:
-        exponents = ", ".join(f"{p:.4g}" for p in self.prior.exponents().tolist())
-        return f"{super().extra_repr()}, p0={self.config.p0:g}, exponents=[{exponents}]"
+        exponents = self.prior.exponents()
+        shown = "meta" if exponents.is_meta else ", ".join(f"{p:.4g}" for p in exponents.tolist())
+        return f"{super().extra_repr()}, p0={self.config.p0:g}, exponents=[{shown}]"
 
 
 class ISATCVAE(ISAVAE):
