@@ -158,6 +158,20 @@ def test_autocast_keeps_codes_losses_and_the_first_stage_in_float32():
     assert terms.total.dtype == torch.float32 and terms.total.item() == pytest.approx(exact.total.item(), rel=1e-2)
 
 
+def test_traces_as_one_graph_when_y_is_known():
+    torch._dynamo.reset()
+    model, pixels = two_stages(), images(4)
+    x = as_floats(torch.cat([pixels, model.stage1_images(pixels)], dim=3))
+    with sf.use_backend("reference"):
+        compiled = torch.compile(lambda x: model.loss(x).total, fullgraph=True, backend="aot_eager")
+        torch.manual_seed(0)
+        found = compiled(x)
+        torch.manual_seed(0)
+        assert found.item() == pytest.approx(model.loss(x).total.item(), rel=1e-5)
+        found.backward()
+    assert all(parameter.grad is not None for parameter in model.decoder.parameters())
+
+
 def test_a_saved_model_needs_nothing_else(tmp_path):
     stage1().save_pretrained(tmp_path / "first")
     model = sf.models.build("ms-vae", stage1=str(tmp_path / "first"), **SECOND)

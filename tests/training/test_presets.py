@@ -19,9 +19,9 @@ SIZE, STEPS = (32 if FULL else 16), 200
 CONVOLUTIONAL = {"width": 8, "blocks": 3, "latent_dim": 6}
 # What a family needs else at this size.
 FAMILIES = {
-    "vlae": {"blocks": 6},
-    "sae": {"hidden": [8]},
-    "adaae": {"hidden": [8]},
+    "vlae": {"blocks": 6, "latent_dim": 12},
+    "sae": {"blocks": 6, "latent_dim": 12, "hidden": [8]},
+    "adaae": {"blocks": 6, "latent_dim": 12, "hidden": [8]},
     "isa": {"width": 32, "latent_dim": 6, "sizes": [2, 2, 2]},
     "ms": {"latent_dim": 2, "decoder_width": 4},
     "factor": {"discriminator_width": 32, "discriminator_layers": 2},
@@ -94,7 +94,8 @@ def test_preset_from_end_to_end(name, images, stage1, tmp_path, capsys):
     assert f"{name} on " in page.text
     # each term of the loss has its curve
     terms = set(distinct_terms(history_terms(run.history())))
-    assert len(terms) >= 3
+    # some have nothing but a reconstruction term, which is the loss
+    assert len(terms) >= (1 if name.partition("-")[0] in ("ae", "sae", "adaae") else 3)
     for term in terms:
         assert term.replace("_", " ").replace(".", ": ") in page.text, term
     assert cli.main(["sample", folder, "--num", "4", "--stored", "40"]) == 0
