@@ -10,11 +10,14 @@ if __name__ != "strucfast.triton_kernels":
         "install strucfast (pip install -e . --no-build-isolation) and import strucfast.triton_kernels"
     )
 
+from .adain import adain_backward, adain_forward
 from .group_norm_modulate import group_norm_modulate_backward, group_norm_modulate_forward
 from .modulate import modulate_backward, modulate_forward
 from .str_tfm import str_tfm_backward, str_tfm_forward
 
 __all__ = [
+    "adain_backward",
+    "adain_forward",
     "group_norm_modulate_backward",
     "group_norm_modulate_forward",
     "modulate_backward",

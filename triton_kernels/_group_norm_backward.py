@@ -1,4 +1,4 @@
-"""Backward kernels of group_norm_modulate.
+"""Backward kernels of group_norm_modulate and adain.
 
 With du = scale * grad * act'(u) and h = weight * du, dx = rstd (h - mean(h) - xhat mean(h xhat)) over the group. Sums
 over positions are kept per (sample, channel): the group's means and every parameter's gradient follow from them.
@@ -7,23 +7,60 @@ over positions are kept per (sample, channel): the group's means and every param
 import triton
 import triton.language as tl
 
-from ._group_tiles import channel_lanes, lane_parameter, modulation, over_groups, pixel_modulation, to_lanes
+from ._group_tiles import (
+    channel_lanes,
+    first_elements,
+    lane_parameter,
+    modulation,
+    over_groups,
+    pixel_modulation,
+    to_lanes,
+)
 from ._math import activate_with_slope, load
 
 
 @triton.jit
-def _group_statistics(mean_ptr, rstd_ptr, sample, group_tile, num_groups, GP: tl.constexpr):
+def _group_statistics(
+    x_ptr,
+    mean_ptr,
+    rstd_ptr,
+    base,
+    sample,
+    group_tile,
+    num_groups,
+    channel_stride,
+    RELATIVE: tl.constexpr,
+    CG: tl.constexpr,
+    GP: tl.constexpr,
+):
+    """(first, mean, rstd) of each group; the mean is relative to the first element, which else is 0."""
     group = group_tile * GP + tl.arange(0, GP)
     source = sample * num_groups + group
-    return load(mean_ptr + source, group < num_groups), load(rstd_ptr + source, group < num_groups)
+    mean = load(mean_ptr + source, group < num_groups)
+    first = tl.zeros([GP], mean.dtype)
+    if RELATIVE:
+        first = first_elements(x_ptr, base, group_tile, num_groups, channel_stride, CG, GP)
+    return first, mean, load(rstd_ptr + source, group < num_groups)
 
 
 @triton.jit
 def _tile_gradients(
-    x, grad, scale_ptr, offset, mask, mean, rstd, weight, bias, scale, ACTIVATION: tl.constexpr, PER_PIXEL: tl.constexpr
+    x,
+    grad,
+    scale_ptr,
+    offset,
+    mask,
+    first,
+    mean,
+    rstd,
+    weight,
+    bias,
+    scale,
+    ACTIVATION: tl.constexpr,
+    PER_PIXEL: tl.constexpr,
 ):
     """(xhat, act(u), du) of a tile."""
-    xhat = (x - mean) * rstd
+    xhat = ((x - first) - mean) * rstd
     value, slope = activate_with_slope(xhat * weight + bias, ACTIVATION)
     return xhat, value, grad * slope * pixel_modulation(scale_ptr, scale, offset, mask, PER_PIXEL)
 
@@ -52,6 +89,7 @@ def _group_norm_backward_resident_kernel(
     spatial,
     channel_stride,
     spatial_stride,
+    RELATIVE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     SCALE_PER_PIXEL: tl.constexpr,
     SHIFT_PER_PIXEL: tl.constexpr,
@@ -72,14 +110,17 @@ def _group_norm_backward_resident_kernel(
     offset = base + channel[:, None] * channel_stride + position[None, :] * spatial_stride
     grad = load(grad_ptr + offset, mask)
     x = load(x_ptr + offset, mask)
-    mean, rstd = _group_statistics(mean_ptr, rstd_ptr, sample, group_tile, num_groups, GP)
+    first, mean, rstd = _group_statistics(
+        x_ptr, mean_ptr, rstd_ptr, base, sample, group_tile, num_groups, channel_stride, RELATIVE, CG, GP
+    )
+    first_lanes = to_lanes(first, BLOCK_C)[:, None]
     rstd_lanes = to_lanes(rstd, BLOCK_C)[:, None]
     weight = lane_parameter(weight_ptr, channel, valid, 1.0, mean)
     bias = lane_parameter(bias_ptr, channel, valid, 0.0, mean)
     scale = modulation(scale_ptr, row, valid, SCALE_PER_PIXEL, 1.0, mean)
     xhat, value, du = _tile_gradients(
-        x, grad, scale_ptr, offset, mask, to_lanes(mean, BLOCK_C)[:, None], rstd_lanes, weight, bias, scale,
-        ACTIVATION, SCALE_PER_PIXEL,
+        x, grad, scale_ptr, offset, mask, first_lanes, to_lanes(mean, BLOCK_C)[:, None], rstd_lanes, weight, bias,
+        scale, ACTIVATION, SCALE_PER_PIXEL,
     )  # fmt: skip
     if dshift_ptr is not None:
         if SHIFT_PER_PIXEL:
@@ -118,6 +159,7 @@ def _sums(
     dshift_ptr,
     base,
     sample,
+    first,
     mean,
     rstd,
     group_tile,
@@ -138,6 +180,7 @@ def _sums(
     STAGES: tl.constexpr,
 ):
     """Store the per-channel sums over [begin, end) at ``target`` + row; return each group's sums of h and h xhat."""
+    first_lanes = to_lanes(first, BLOCK_C)[:, None]
     mean_lanes = to_lanes(mean, BLOCK_C)[:, None]
     rstd_lanes = to_lanes(rstd, BLOCK_C)[:, None]
     h = tl.zeros([GP], mean.dtype)
@@ -160,7 +203,7 @@ def _sums(
             grad = load(grad_ptr + offset, mask, "evict_last")
             x = load(x_ptr + offset, mask, "evict_last")
             xhat, value, du = _tile_gradients(
-                x, grad, scale_ptr, offset, mask, mean_lanes, rstd_lanes, weight, bias, scale,
+                x, grad, scale_ptr, offset, mask, first_lanes, mean_lanes, rstd_lanes, weight, bias, scale,
                 ACTIVATION, SCALE_PER_PIXEL,
             )  # fmt: skip
             du_sum += du
@@ -212,6 +255,7 @@ def _group_norm_sums_kernel(
     chunk,
     splits,
     rows,
+    RELATIVE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     SCALE_PER_PIXEL: tl.constexpr,
     SHIFT_PER_PIXEL: tl.constexpr,
@@ -227,10 +271,13 @@ def _group_norm_sums_kernel(
     sample = (pid // splits // group_tiles).to(tl.int64)
     begin = split.to(tl.int64) * chunk
     end = tl.minimum(begin + chunk, spatial)
-    mean, rstd = _group_statistics(mean_ptr, rstd_ptr, sample, group_tile, num_groups, GP)
+    base = sample * num_groups * CG * spatial
+    first, mean, rstd = _group_statistics(
+        x_ptr, mean_ptr, rstd_ptr, base, sample, group_tile, num_groups, channel_stride, RELATIVE, CG, GP
+    )
     _sums(
         grad_ptr, x_ptr, weight_ptr, bias_ptr, scale_ptr, dweight_ptr, dbias_ptr, dscale_ptr, dshift_ptr,
-        sample * num_groups * CG * spatial, sample, mean, rstd, group_tile, num_groups, begin, end,
+        base, sample, first, mean, rstd, group_tile, num_groups, begin, end,
         channel_stride, spatial_stride, channel_tiles, split.to(tl.int64) * rows,
         ACTIVATION, SCALE_PER_PIXEL, SHIFT_PER_PIXEL, CG, GP, BLOCK_C, BLOCK_S, STAGES,
     )  # fmt: skip
@@ -259,6 +306,7 @@ def _group_norm_backward_kernel(
     chunk,
     splits,
     rows,
+    RELATIVE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     SCALE_PER_PIXEL: tl.constexpr,
     SHIFT_PER_PIXEL: tl.constexpr,
@@ -278,7 +326,9 @@ def _group_norm_backward_kernel(
     base = sample * num_groups * CG * spatial
     begin = split.to(tl.int64) * chunk
     end = tl.minimum(begin + chunk, spatial)
-    mean, rstd = _group_statistics(mean_ptr, rstd_ptr, sample, group_tile, num_groups, GP)
+    first, mean, rstd = _group_statistics(
+        x_ptr, mean_ptr, rstd_ptr, base, sample, group_tile, num_groups, channel_stride, RELATIVE, CG, GP
+    )
     if PARTIAL:
         part = tl.arange(0, BLOCK_SPLITS).to(tl.int64)
         h = tl.zeros([GP], mean.dtype)
@@ -293,11 +343,12 @@ def _group_norm_backward_kernel(
     else:
         h, h_xhat = _sums(
             grad_ptr, x_ptr, weight_ptr, bias_ptr, scale_ptr, dweight_ptr, dbias_ptr, dscale_ptr, dshift_ptr,
-            base, sample, mean, rstd, group_tile, num_groups, begin, end,
+            base, sample, first, mean, rstd, group_tile, num_groups, begin, end,
             channel_stride, spatial_stride, channel_tiles, split.to(tl.int64) * rows,
             ACTIVATION, SCALE_PER_PIXEL, SHIFT_PER_PIXEL, CG, GP, BLOCK_C, BLOCK_S, STAGES,
         )  # fmt: skip
     total = tl.full([1], CG, mean.dtype) * spatial
+    first_lanes = to_lanes(first, BLOCK_C)[:, None]
     mean_lanes = to_lanes(mean, BLOCK_C)[:, None]
     rstd_lanes = to_lanes(rstd, BLOCK_C)[:, None]
     h_lanes = to_lanes(h / total, BLOCK_C)[:, None]
@@ -315,7 +366,7 @@ def _group_norm_backward_kernel(
             grad = load(grad_ptr + offset, mask, "evict_first")
             x = load(x_ptr + offset, mask, "evict_first")
             xhat, _value, du = _tile_gradients(
-                x, grad, scale_ptr, offset, mask, mean_lanes, rstd_lanes, weight, bias, scale,
+                x, grad, scale_ptr, offset, mask, first_lanes, mean_lanes, rstd_lanes, weight, bias, scale,
                 ACTIVATION, SCALE_PER_PIXEL,
             )  # fmt: skip
             _store_tile(dx_ptr, offset, rstd_lanes * (weight * du - h_lanes - xhat * h_xhat_lanes), mask)

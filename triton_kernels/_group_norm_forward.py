@@ -1,4 +1,4 @@
-"""Forward kernels of group_norm_modulate: one for groups that fit a tile, two (one for partial sums) for the rest."""
+"""Forward kernels of group_norm_modulate and adain: one for groups that fit a tile, two for the rest."""
 
 import triton
 import triton.language as tl
@@ -17,8 +17,12 @@ from ._math import activate, inverse_sqrt, load
 
 
 @triton.jit
-def _store_statistics(mean_ptr, rstd_ptr, mean, rstd, sample, group_tile, num_groups, split):
+def _store_statistics(
+    mean_ptr, rstd_ptr, first, mean, rstd, sample, group_tile, num_groups, split, RELATIVE: tl.constexpr
+):
     GP: tl.constexpr = mean.shape[0]
+    if not RELATIVE:
+        mean = first + mean
     group = group_tile * GP + tl.arange(0, GP)
     target = sample * num_groups + group
     # Every part has the same numbers; the first writes them.
@@ -93,6 +97,7 @@ def _group_norm_forward_resident_kernel(
     channel_stride,
     spatial_stride,
     EPS: tl.constexpr,
+    RELATIVE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     SCALE_PER_PIXEL: tl.constexpr,
     SHIFT_PER_PIXEL: tl.constexpr,
@@ -101,6 +106,7 @@ def _group_norm_forward_resident_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
+    # RELATIVE: the mean is kept relative to its group's first element, as adain's backward wants it.
     pid = tl.program_id(0)
     group_tile = pid % group_tiles
     sample = (pid // group_tiles).to(tl.int64)
@@ -116,7 +122,7 @@ def _group_norm_forward_resident_kernel(
     mean = over_groups(tl.sum(d, axis=1), GP) / total
     d = tl.where(mask, d - to_lanes(mean, BLOCK_C)[:, None], 0.0)
     rstd = inverse_sqrt(over_groups(tl.sum(d * d, axis=1), GP) / total + EPS)
-    _store_statistics(mean_ptr, rstd_ptr, first + mean, rstd, sample, group_tile, num_groups, 0)
+    _store_statistics(mean_ptr, rstd_ptr, first, mean, rstd, sample, group_tile, num_groups, 0, RELATIVE)
     row = sample * num_groups * CG + channel
     weight = lane_parameter(weight_ptr, channel, valid, 1.0, first)
     bias = lane_parameter(bias_ptr, channel, valid, 0.0, first)
@@ -187,6 +193,7 @@ def _group_norm_forward_kernel(
     chunk,
     splits,
     EPS: tl.constexpr,
+    RELATIVE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     SCALE_PER_PIXEL: tl.constexpr,
     SHIFT_PER_PIXEL: tl.constexpr,
@@ -226,7 +233,7 @@ def _group_norm_forward_kernel(
         deviation = part_mean - mean[:, None]
         square = tl.sum(part_square + count * deviation * deviation, axis=1)
     rstd = inverse_sqrt(square / total + EPS)
-    _store_statistics(mean_ptr, rstd_ptr, first + mean, rstd, sample, group_tile, num_groups, split)
+    _store_statistics(mean_ptr, rstd_ptr, first, mean, rstd, sample, group_tile, num_groups, split, RELATIVE)
     _apply(
         x_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, y_ptr, base, sample, first, mean, rstd,
         group_tile, num_groups, begin, end, channel_stride, spatial_stride, channel_tiles,

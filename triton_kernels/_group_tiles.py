@@ -1,4 +1,4 @@
-"""Tiles of whole or partial channel groups, shared by the kernels of group_norm_modulate.
+"""Tiles of whole or partial channel groups, shared by the kernels of group_norm_modulate and adain.
 
 A tile is (BLOCK_C channel lanes, BLOCK_S positions) of one sample. It spans GP whole groups, each padded to
 BLOCK_C / GP lanes, or (GP = 1) a part of one group; CG is the number of channels of a group. Strides are arguments,

@@ -158,6 +158,7 @@ def group_norm_modulate_forward(
     eps: float,
     *,
     config: GroupNormConfig | None = None,
+    statistics: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(y, mean, rstd): y in x's dtype and layout, the statistics ``(N, num_groups)`` in the compute type.
 
@@ -167,6 +168,8 @@ def group_norm_modulate_forward(
         scale, shift: ``(N, C)``, x's shape, or None.
         activation: code of the activation (see ``_math.activate``).
         config: launch configuration; a heuristic one by default.
+        statistics: ``(2, N, num_groups)`` to be filled with mean and rstd, the mean then being relative to its group's
+            first element.
     """
     name = "group_norm_modulate"
     device = check_device(name, x, weight, bias, scale, shift)
@@ -175,8 +178,11 @@ def group_norm_modulate_forward(
     x, layout = native(x)
     y = torch.empty_like(x)
     compute = compute_dtype(x.dtype)
-    mean = x.new_empty((layout.batch, num_groups), dtype=compute)
-    rstd = x.new_empty((layout.batch, num_groups), dtype=compute)
+    relative = statistics is not None
+    if relative:
+        mean, rstd = statistics.unbind(0)
+    else:
+        mean, rstd = (x.new_empty((layout.batch, num_groups), dtype=compute) for _ in range(2))
     if x.numel() == 0:
         return y, mean.zero_(), rstd.zero_()
     scale_map = scale is not None and is_per_pixel(scale, x)
@@ -193,6 +199,7 @@ def group_norm_modulate_forward(
     strides = (problem.spatial, problem.channel_stride, problem.spatial_stride)
     flags = {
         "EPS": float(eps),
+        "RELATIVE": relative,
         "ACTIVATION": activation,
         "SCALE_PER_PIXEL": scale_map,
         "SHIFT_PER_PIXEL": shift_map,
@@ -235,6 +242,7 @@ def group_norm_modulate_backward(
     mask: int,
     *,
     config: GroupNormConfig | None = None,
+    relative: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients (dx, dweight, dbias, dscale, dshift) of :func:`group_norm_modulate_forward`.
 
@@ -243,6 +251,7 @@ def group_norm_modulate_backward(
         mean, rstd: the statistics that the forward returned.
         mask: bit i asks for output i; the others, and those of an absent parameter, are empty tensors of size (0,).
         config: launch configuration; a heuristic one by default.
+        relative: whether the mean is relative to its group's first element.
     """
     name = "group_norm_modulate_backward"
     device = check_device(name, grad, x, mean, rstd, weight, bias, scale, shift)
@@ -283,7 +292,12 @@ def group_norm_modulate_backward(
     inputs = (grad, x, mean, rstd, weight, bias, scale)
     sums = (dweight_rows, dbias_rows, dscale_rows, dshift_rows)
     strides = (num_groups, plan.group_tiles, problem.spatial, problem.channel_stride, problem.spatial_stride)
-    flags = {"ACTIVATION": activation, "SCALE_PER_PIXEL": scale_map, "SHIFT_PER_PIXEL": shift_map}
+    flags = {
+        "RELATIVE": relative,
+        "ACTIVATION": activation,
+        "SCALE_PER_PIXEL": scale_map,
+        "SHIFT_PER_PIXEL": shift_map,
+    }
     constants = plan.constants(num_groups)
     dx_target = dx if mask & 1 else None
     if config.resident:

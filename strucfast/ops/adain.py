@@ -59,6 +59,8 @@ class _AdaIN(OpSpec):
         " -> (Tensor dx, Tensor dscale, Tensor dshift)"
     )
     value_free = frozenset({2})
+    # On GPUs Triton alone: it runs group_norm_modulate's Triton kernels on groups of one channel.
+    order = {"cpu": ("cpp",), "cuda": ("triton",)}
 
     def public(self):
         return adain

@@ -1,6 +1,7 @@
 // What ctypes calls: the torch-free kernels and the vector maths, compiled for one instruction set.
 #include "common/activation.h"
 #include "common/half.h"
+#include "cpu/adain.h"
 #include "cpu/group_norm_modulate.h"
 #include "cpu/modulate.h"
 
@@ -119,5 +120,31 @@ void modulate(int is_double, const int64_t* sizes, int channels_last, const void
   m.dshift = {gradients[2], true};
   modulate_forward(m, 0, modulate_units(m));
   modulate_backward(m, 0, modulate_units(m));
+}
+
+// sizes: N, C, S; maps: bit 0 a scale per pixel, bit 1 a shift. gradients: dx, dscale, dshift.
+void adain(int is_double, const int64_t* sizes, int channels_last, int maps, double eps, const void* x,
+           const void* scale, const void* shift, void* y, void* mean, void* rstd, const void* grad,
+           void* const* gradients) {
+  AdaIN m{};
+  m.dtype = is_double ? DType::kDouble : DType::kFloat;
+  m.samples = sizes[0];
+  m.channels = sizes[1];
+  m.pixels = sizes[2];
+  m.channels_last = channels_last != 0;
+  m.channel_blocks = 1;
+  m.eps = eps;
+  m.x = x;
+  m.scale = {scale, true, (maps & 1) != 0, m.channels};
+  m.shift = {shift, true, (maps & 2) != 0, m.channels};
+  m.y = y;
+  m.mean = mean;
+  m.rstd = rstd;
+  m.grad = grad;
+  m.dx = gradients[0];
+  m.dscale = {gradients[1], true};
+  m.dshift = {gradients[2], true};
+  adain_forward(m, 0, adain_units(m));
+  adain_backward(m, 0, adain_units(m));
 }
 }

@@ -51,7 +51,8 @@ def kernels(request, tmp_path_factory):
     if not LEVELS[request.param] <= cpu_flags():
         pytest.skip(f"this CPU cannot run {request.param} code; run the test on one that can")
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    sources = ["tests/csrc/kernels.cpp", "csrc/cpu/group_norm_modulate.cpp", "csrc/cpu/modulate.cpp"]
+    kernel_files = (f"csrc/cpu/{name}.cpp" for name in ("adain", "group_norm_modulate", "modulate"))
+    sources = ["tests/csrc/kernels.cpp", *kernel_files]
     command = [*compiler.split(), *FLAGS, "-DSF_NO_CLONES", f"-march={request.param}", "-Icsrc", *sources, "-o"]
     subprocess.run([*command, str(library)], cwd=ROOT, check=True)
     return ctypes.CDLL(str(library))
@@ -217,6 +218,40 @@ def test_modulate(kernels, dtype, channels_last, shape):
     for name, got, want in zip(("dx", "dscale", "dshift"), outputs, gradients):
         want = laid_out(want.numpy(), channels_last) if name == "dx" else want.numpy()
         check(name, got, want, max(1, np.abs(want).max()), eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("offset, maps", [(0.0, 0), (0.0, 1), (0.0, 2), (0.0, 3), (-500.0, 0)])
+def test_adain(kernels, dtype, channels_last, shape, offset, maps):
+    x, grad, (_, _, scale, shift), _ = problem(shape, dtype, offset)
+    rng = np.random.default_rng(3)
+    scale, shift = (
+        rng.standard_normal(x.shape).astype(dtype) if maps >> i & 1 else t for i, t in enumerate((scale, shift))
+    )
+    tensors = [torch.from_numpy(t).double().requires_grad_() for t in (x, scale, shift)]
+    truth = reference.adain(*tensors)
+    gradients = torch.autograd.grad(truth, tensors, torch.from_numpy(grad).double())
+
+    def lay(array):
+        return laid_out(array, channels_last) if array.ndim == 3 else array
+
+    arrays = [lay(t) for t in (x, scale, shift, grad)]
+    y, outputs = np.full_like(arrays[0], np.nan), [np.full_like(t, np.nan) for t in arrays[:3]]
+    mean, rstd = (np.full(shape[:2], np.nan, dtype) for _ in range(2))
+    kernels.adain(
+        int(dtype == np.float64), (ctypes.c_int64 * 3)(*shape[:3]), int(channels_last), maps, ctypes.c_double(1e-5),
+        *map(pointer, arrays[:3]), pointer(y), pointer(mean), pointer(rstd), pointer(arrays[3]),
+        (ctypes.c_void_p * 3)(*(t.ctypes.data for t in outputs)),
+    )  # fmt: skip
+    # The first pixel is subtracted in both directions: float32 loses nothing to an offset, which its truth does.
+    eps = np.finfo(dtype).eps * (500 if offset and dtype == np.float64 else 1)
+    check("y", y, lay(truth.detach().numpy()), np.abs(truth.detach().numpy()).max(), eps)
+    terms = np.abs(grad).max() * max(1, rstd.max())
+    for name, got, want in zip(("dx", "dscale", "dshift"), outputs, gradients):
+        want = lay(want.numpy())
+        check(name, got, want, max(np.abs(want).max(), terms), eps)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
