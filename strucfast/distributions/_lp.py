@@ -31,16 +31,30 @@ class _LpNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
 
     @staticmethod
     def backward(ctx, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        values, p, norm = ctx.saved_tensors
-        share = values / torch.where(norm == 0, 1.0, norm)[..., None]
-        by_value = upstream[..., None] * masked_power(share, p[..., None] - 1)
-        weight = masked_power(share, p[..., None])
-        # entropy of the weights v_k^p / v^p
-        entropy = -(weight * torch.where(share == 0, 1.0, share).log()).sum(dim=-1) * p
-        return by_value, -upstream * norm * entropy / p**2
+        by_value, by_exponent = _norm_derivatives(*ctx.saved_tensors)
+        return upstream[..., None] * by_value, upstream * by_exponent
+
+    @staticmethod
+    def jvp(ctx, values: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor:
+        by_value, by_exponent = _norm_derivatives(*ctx.saved_tensors)
+        tangent = torch.zeros_like(by_exponent)
+        if values is not None:
+            tangent = tangent + (by_value * values).sum(dim=-1)
+        return tangent if p is None else tangent + by_exponent * p
+
+
+def _norm_derivatives(
+    values: torch.Tensor, p: torch.Tensor, norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``dv/dv_k = (v_k/v)^(p-1)`` and ``dv/dp = -(v/p^2) H``, H the entropy of the weights ``(v_k/v)^p``."""
+    share = values / torch.where(norm == 0, 1.0, norm)[..., None]
+    weight = masked_power(share, p[..., None])
+    entropy = -(weight * torch.where(share == 0, 1.0, share).log()).sum(dim=-1) * p
+    return masked_power(share, p[..., None] - 1), -norm * entropy / p**2
 
 
 def masked_power(values: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

@@ -76,16 +76,19 @@ def log_uniform_sphere(
 
 
 def foreign_draw(
-    distribution: Distribution, sample_shape: torch.Size, generator: torch.Generator | None = None
+    distribution: Distribution, sample_shape: torch.Size, device: torch.device, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """A sample of any torch distribution, reparametrised where it can be, from the generator where there is one."""
+    """A sample of any torch distribution on a device, reparametrised where it can be, from the generator if given."""
     sampler = distribution.rsample if distribution.has_rsample else distribution.sample
     if generator is None:
         return sampler(sample_shape)
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    # torch's own samplers know the global generator only: it is lent a seed and put back.
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    # torch's own samplers know the global generators only: the one in use is lent a seed and put back.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         return sampler(sample_shape)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Gamma, LogNormal, constraints
 
 from ._lp import log_ratio_moment, lp_norm, masked_power
 from ._random import (
@@ -141,8 +141,11 @@ class LpNested(Distribution):
         return torch.stack([moments[j] for j in range(n)], dim=-1).exp().to(self.p.dtype)
 
     def entropy(self) -> torch.Tensor:
+        """(*batch,); with a radial that of it, if it is a Gamma or a LogNormal."""
         if self.radial is not None:
-            raise NotImplementedError("the entropy needs E log f, which a general radial density has in no closed form")
+            surface = self._log_volume() + math.log(self.root.size)
+            spread = (self.root.size - 1) * _mean_log(self.radial)
+            return (self.radial.entropy() + spread + surface).to(self.p.dtype)
         n, p0 = self.root.size, self._exponent(self.root).double()
         return (n / p0 - self._log_normaliser()).to(self.p.dtype)
 
@@ -190,7 +193,7 @@ class LpNested(Distribution):
             ]
             log_children = torch.stack(below, dim=-1)
         else:
-            log_radius = foreign_draw(self.radial, torch.Size(sample_shape), generator).log()
+            log_radius = foreign_draw(self.radial, torch.Size(sample_shape), p0.device, generator).log()
             log_children = log_radius[..., None] + log_uniform_sphere(
                 self.root.child_sizes(), p0.expand(rows), generator
             )
@@ -239,6 +242,14 @@ class LpNested(Distribution):
     def _log_normaliser(self) -> torch.Tensor:
         n, p0 = self.root.size, self._exponent(self.root).double()
         return -torch.lgamma(1 + n / p0) - n / p0 * self.scale.double().log() - self._log_volume()
+
+
+def _mean_log(radial: Distribution) -> torch.Tensor:
+    if isinstance(radial, Gamma):
+        return torch.digamma(radial.concentration) - radial.rate.log()
+    if isinstance(radial, LogNormal):
+        return radial.loc
+    raise NotImplementedError(f"the entropy needs E log f, in closed form for Gamma and LogNormal only, got {radial}")
 
 
 def _parse(tree: Any, exponents: list[torch.Tensor | float]) -> Node:

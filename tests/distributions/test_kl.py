@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.statistics import CLEARLY_WRONG, Z_THRESHOLD, z_score
-from torch.distributions import Gamma, Independent, Laplace, Normal, kl_divergence
+from torch.distributions import Gamma, Independent, Laplace, Normal, Weibull, kl_divergence
 
 from strucfast.distributions import (
     AnisotropicNormal,
@@ -26,6 +26,7 @@ TREE = {"p": double(1.5), "children": [0, {"p": double(3.0), "children": [1, 2]}
 OTHERS = {
     "isa": LpNestedISA((2, 1), double(2.1), double([1.5, 1.0]), 1.0),
     "tree": LpNested(TREE, 0.75),
+    "tree, other radius": LpNested(TREE, radial=Gamma(double(4.0), double(2.0))),
     "student": ProductStudentT(double([5.0, 9.0, 3.5]), double([0.2, 0.0, -1.0]), 0.8),
     "gennorm": Independent(GeneralizedNormal(double([0.2, 0.0, -1.0]), 0.8, double([1.5, 1.0, 3.0])), 1),
 }
@@ -75,4 +76,4 @@ def test_infinite_and_missing():
     with pytest.raises(NotImplementedError, match="only Independent"):
         kl_divergence(ANISO, Independent(Gamma(torch.ones(3), 1.0), 1))
     with pytest.raises(NotImplementedError, match="entropy"):
-        kl_divergence(LpNested(TREE, radial=Gamma(double(4.0), 1.0)), ANISO)
+        kl_divergence(LpNested(TREE, radial=Weibull(double(4.0), 1.0)), ANISO)
