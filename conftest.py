@@ -33,10 +33,12 @@ def compare(comparisons, request, benchmark):
 
     allocator = _timing.warm_allocator()
 
-    def run(op, case, direction, dtype, layout, providers, check=True, seconds=3.0, extra=None):
+    def run(op, case, direction, dtype, layout, providers, check=True, seconds=3.0, extra=None, once=None):
+        """``once``: milliseconds of providers that are too slow to repeat, measured by the caller a single time."""
         if check:
             _timing.refuse_if_wrong(op)
         stats = _timing.compare(providers, seconds=seconds)
+        stats |= {name: _timing.Stats(ms, ms, ms) for name, ms in (once or {}).items()}
         rows = _timing.rows_of(op, case, direction, dtype, layout, stats)
         for row in rows:
             row.update((extra or {}).get(row["provider"], {}))
