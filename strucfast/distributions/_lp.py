@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ._random import LOG_2
+from ._random import LOG_2, filled
 
 
 def lp_norm(values: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -70,8 +70,8 @@ def isa_constants(
 
     float32 loses five digits of a difference of log-gammas already at 64 dims.
     """
-    n = torch.tensor(list(sizes), dtype=torch.float64, device=p.device)
     root, exponents, scale = p0.double()[..., None], p.double(), scale.double()
+    n = filled(sizes, exponents)
     return (
         torch.lgamma(1 + n / exponents)
         - torch.lgamma(1 + n / root)
@@ -84,8 +84,8 @@ def isa_second_moment(
     sizes: Sequence[int], p0: torch.Tensor, p: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
     """E z_j^2 of a coordinate of each subspace, (...,K) in float64."""
-    n = torch.tensor(list(sizes), dtype=torch.float64, device=p.device)
     root, exponents = p0.double()[..., None], p.double()
+    n = filled(sizes, exponents)
     radius = torch.lgamma((n + 2) / root) - torch.lgamma(n / root)
     return (scale.double().log() * 2 / root + radius + log_ratio_moment(1, n, exponents, 2)).exp()
 

@@ -4,6 +4,7 @@ With a generator the numbers come from it alone, on its device, and are moved to
 generator is left as it was. Without one they come from the global generator, as torch.distributions' do.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -65,11 +66,11 @@ def log_node_value(
     return power + positive_uniform(p.shape, p, generator).log() / size
 
 
-def log_uniform_sphere(
+def log_child_values(
     sizes: Sequence[int], p: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """log of the children's values (*p.shape, l) of a node of value 1 whose children have these numbers of leaves."""
-    size = torch.tensor(list(sizes), dtype=p.dtype, device=p.device)
+    size = filled(sizes, p)
     exponent = p[..., None].expand(*p.shape, len(sizes))
     log_value = log_node_value(size, exponent, generator)
     return log_value - (torch.logsumexp(log_value * exponent, dim=-1) / p)[..., None]
@@ -93,22 +94,35 @@ def foreign_draw(
 
 
 def draw(distribution: Distribution, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """n samples of one of ours or of a torch Normal, from the generator."""
-    if generator is None:
-        return distribution.sample((n,))
+    """n samples of any distribution, from the generator if given."""
     base = distribution
     while isinstance(base, Independent):
         base = base.base_dist
     if isinstance(base, Normal):
+        # Normal.sample asks for the least scale, which on a GPU waits for it.
         return base.loc + base.scale * standard_normal(torch.Size((n, *base.batch_shape)), base.loc, generator)
-    return base.sample((n,), generator=generator)
+    if generator is None:
+        return distribution.sample((n,))
+    if "generator" in inspect.signature(base.sample).parameters:
+        return base.sample((n,), generator=generator)
+    with torch.no_grad():
+        return foreign_draw(distribution, torch.Size((n,)), distribution.mean.device, generator)
+
+
+def filled(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """The numbers as a tensor of like's dtype and device, without a copy from the host, which waits for a GPU."""
+    if len(set(values)) == 1:
+        return like.new_full((len(values),), values[0])
+    return torch.cat([like.new_full((1,), value) for value in values])
 
 
 def as_parameters(*values: torch.Tensor | float) -> list[torch.Tensor]:
-    """Numbers become tensors of the dtype and device of the first tensor among them, or the default dtype."""
-    like = next((value for value in values if isinstance(value, torch.Tensor)), torch.empty(()))
-    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    return [v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=dtype, device=like.device) for v in values]
+    """Floating-point tensors; numbers get the dtype and device of the first tensor, else the default dtype."""
+    default = torch.get_default_dtype()
+    tensors = [v if v.is_floating_point() else v.to(default) for v in values if isinstance(v, torch.Tensor)]
+    dtype, device = (tensors[0].dtype, tensors[0].device) if tensors else (default, None)
+    found = iter(tensors)
+    return [next(found) if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=dtype, device=device) for v in values]
 
 
 def _source(like: torch.Tensor, generator: torch.Generator | None) -> dict:

@@ -14,8 +14,8 @@ from ._random import (
     as_parameters,
     density_dtype,
     foreign_draw,
+    log_child_values,
     log_node_value,
-    log_uniform_sphere,
     signs,
 )
 
@@ -194,7 +194,7 @@ class LpNested(Distribution):
             log_children = torch.stack(below, dim=-1)
         else:
             log_radius = foreign_draw(self.radial, torch.Size(sample_shape), p0.device, generator).log()
-            log_children = log_radius[..., None] + log_uniform_sphere(
+            log_children = log_radius[..., None] + log_child_values(
                 self.root.child_sizes(), p0.expand(rows), generator
             )
         log_size: dict[int, torch.Tensor] = {}
@@ -203,7 +203,7 @@ class LpNested(Distribution):
             log_size.update(zip(node.leaves, below.unbind(dim=-1), strict=False))
             for child, log_value in zip(node.children, below.unbind(dim=-1)[len(node.leaves) :], strict=True):
                 p = self._exponent(child).expand(rows)
-                visit(child, log_value[..., None] + log_uniform_sphere(child.child_sizes(), p, generator))
+                visit(child, log_value[..., None] + log_child_values(child.child_sizes(), p, generator))
 
         visit(self.root, log_children)
         size = torch.stack([log_size[j] for j in range(self.root.size)], dim=-1).exp()

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 from .. import ops
 from ._cdf import isa_coordinate_cdf
 from ._lp import isa_constants, isa_second_moment, lp_norm, masked_power
-from ._random import NO_SHAPE, as_parameters, density_dtype, log_node_value, signs
+from ._random import NO_SHAPE, as_parameters, density_dtype, filled, log_node_value, signs
 
 
 class LpNestedISA(Distribution):
@@ -138,15 +138,14 @@ class LpNestedISA(Distribution):
         width = max(self.sizes)
         padded = rows + torch.Size((width,))
         p0, p, scale = self.p0[..., None], self.p, self.scale
-        n = torch.tensor(self.sizes, dtype=p.dtype, device=p.device)
+        n = filled(self.sizes, p)
         log_radius = log_node_value(n, p0.expand(rows), generator) + scale.log() / p0
         leaf_p = p[..., None].expand(padded)
         log_leaf = log_node_value(1, leaf_p, generator)
         outside = torch.arange(width, device=p.device) >= n[:, None]
         powers = torch.where(outside, -math.inf, log_leaf * leaf_p)
         log_size = log_radius[..., None] + log_leaf - (torch.logsumexp(powers, dim=-1) / p)[..., None]
-        inside = [k * width + j for k, size in enumerate(self.sizes) for j in range(size)]
-        size = log_size.flatten(-2).index_select(-1, torch.tensor(inside, device=p.device)).exp()
+        size = torch.cat([log_size[..., k, :count] for k, count in enumerate(self.sizes)], dim=-1).exp()
         return size * signs(shape, size, generator)
 
     def sample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -155,8 +154,8 @@ class LpNestedISA(Distribution):
 
     def _per_coordinate(self, per_subspace: torch.Tensor) -> torch.Tensor:
         """(...,K) -> (...,n)."""
-        repeats = torch.tensor(self.sizes, device=per_subspace.device)
-        return per_subspace.repeat_interleave(repeats, dim=-1, output_size=sum(self.sizes))
+        parts = [per_subspace[..., k, None].expand(*self.batch_shape, size) for k, size in enumerate(self.sizes)]
+        return torch.cat(parts, dim=-1)
 
     def _padded(self, value: torch.Tensor) -> torch.Tensor:
         """(...,n) -> (...,K,max n_k), filled with zeros, which change no norm."""

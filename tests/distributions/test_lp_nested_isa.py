@@ -309,6 +309,13 @@ def test_shapes_broadcast_and_expand():
     assert isa.expand((2, 4, 3)).log_prob(z).shape == (2, 4, 3)
 
 
+def test_numbers_and_integer_tensors():
+    z = torch.randn(5, 3, generator=seeded())
+    expected = LpNestedISA((2, 1), *(torch.tensor(v) for v in (2.0, [2.0, 1.0], 2.0))).log_prob(z)
+    torch.testing.assert_close(LpNestedISA((2, 1), 2, torch.tensor([2, 1]), 2).log_prob(z), expected)
+    assert LpNestedISA((2, 1), 2, torch.tensor([2, 1]).double(), 2).sample().dtype == torch.float64
+
+
 def test_samples_are_repeatable_and_leave_the_global_generator():
     isa = build("paper")
     state = torch.get_rng_state()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers.statistics import CLEARLY_WRONG, Z_THRESHOLD, z_score
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Gumbel, Independent, Laplace, Normal, kl_divergence
 
 from strucfast.distributions import LpNestedISA, priors
 
@@ -182,6 +182,20 @@ def test_mixture_prior():
     given = priors.build("mixture", 1, components=2, means=[[-1.0], [1.0]], stds=[[0.5], [2.0]], weights=[1, 3])
     torch.testing.assert_close(given().weights, torch.tensor([0.25, 0.75]))
     torch.testing.assert_close(given().stds, torch.tensor([[0.5], [2.0]]))
+
+
+@pytest.mark.parametrize("distribution", [Laplace, Gumbel, Normal])
+def test_a_prior_of_ones_own(distribution):
+    class Own(priors.Prior):
+        def forward(self):
+            return Independent(distribution(torch.zeros(self.dim), torch.ones(self.dim)), 1)
+
+    prior = Own(3)
+    state = torch.get_rng_state()
+    first, second = (prior.sample(5, seeded(1)) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(state, torch.get_rng_state())
+    assert prior.sample(5).shape == (5, 3) and prior.log_prob(first).shape == (5,)
+    assert float(z_score(prior.sample(40000, seeded()), prior().mean).max()) < Z_THRESHOLD
 
 
 def test_bad_options():
