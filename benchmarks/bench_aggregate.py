@@ -1,4 +1,4 @@
-"""aggregate_log_density and kl_terms against every pair's log-density in one (B, B, D) tensor, and memory at B = 8192."""
+"""aggregate_log_density and kl_terms against all pairs' log-densities in one (B, B, D) tensor; memory at B = 8192."""
 
 import pytest
 import torch

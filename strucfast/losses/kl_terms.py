@@ -98,7 +98,7 @@ def kl_terms(
         density = prior.log_prob(z).mean()
     total_correlation = joint - marginal
     if groups is None:
-        between, within = total_correlation, torch.zeros_like(total_correlation)
+        between, within = total_correlation, z.new_zeros(())
     else:
         grouped = q.grouped.sum() * (1.0 / batch)
         between, within = joint - grouped, grouped - marginal

@@ -152,6 +152,36 @@ def test_bad_input_is_named():
         losses.kl_terms(z, mean, logvar, dataset_size=10, prior=Normal(torch.zeros(3), torch.ones(3)))
 
 
+@pytest.mark.parametrize("groups", (None, [[0, 2], [1]]))
+@pytest.mark.parametrize("with_prior", (False, True))
+def test_gradients_of_every_order(groups, with_prior):
+    prior = LpNestedISA((3,), double(2.1), double([1.7])) if with_prior else None
+    if groups and with_prior:
+        groups = [[1, 2, 0]]
+
+    def terms(*leaves):
+        return losses.kl_terms(*leaves, dataset_size=20, groups=groups, prior=prior)[: 5 if groups else 3]
+
+    leaves = [t.requires_grad_() for t in batch(4, 3)]
+    assert torch.autograd.gradcheck(terms, leaves)
+    assert torch.autograd.gradgradcheck(terms, leaves)
+
+
+def test_torch_func_and_compile_give_the_same():
+    def loss(z, mean, logvar):
+        terms = losses.kl_terms(z, mean, logvar, dataset_size=20, groups=[[0, 2], [1]])
+        return sum(weight * term for weight, term in zip((1.0, 6.0, 2.0, 3.0, 4.0), terms))
+
+    leaves = [t.requires_grad_() for t in batch(6, 3)]
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    plain = [t.detach() for t in leaves]
+    for a, b in zip(torch.func.grad(loss, argnums=(0, 1, 2))(*plain), expected):
+        torch.testing.assert_close(a, b)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for a, b in zip(torch.autograd.grad(compiled(*leaves), leaves), expected):
+        torch.testing.assert_close(a, b)
+
+
 WORKER = """
 import sys, torch
 from torch import distributed
