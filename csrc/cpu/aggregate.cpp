@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "lanes.h"
+#include "vector_lanes.h"
 
 namespace strucfast {
 namespace {
