@@ -11,15 +11,21 @@ if __name__ != "strucfast.triton_kernels":
     )
 
 from .adain import adain_backward, adain_forward
+from .aggregate import aggregate_backward, aggregate_forward
 from .group_norm_modulate import group_norm_modulate_backward, group_norm_modulate_forward
+from .lp_nested import lp_nested_log_prob_backward, lp_nested_log_prob_forward
 from .modulate import modulate_backward, modulate_forward
 from .str_tfm import str_tfm_backward, str_tfm_forward
 
 __all__ = [
     "adain_backward",
     "adain_forward",
+    "aggregate_backward",
+    "aggregate_forward",
     "group_norm_modulate_backward",
     "group_norm_modulate_forward",
+    "lp_nested_log_prob_backward",
+    "lp_nested_log_prob_forward",
     "modulate_backward",
     "modulate_forward",
     "str_tfm_backward",

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
-from . import _reduce, adain, group_norm_modulate, modulate, str_tfm
+from . import _reduce, adain, aggregate, group_norm_modulate, modulate, str_tfm
 from ._launch import recording
 
 TARGETS = {
@@ -38,6 +38,7 @@ _TYPE_NAMES = {
     torch.float64: "fp64",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
+    torch.int32: "i32",
 }
 
 
@@ -155,6 +156,23 @@ def _str_tfm_case(
     str_tfm.str_tfm_backward(scale, shift, u, weights, biases, scale, saved, activation, scale_map, 3)
 
 
+def _aggregate_case(
+    samples: int,
+    posteriors: int,
+    dims: int,
+    dtype: torch.dtype,
+    weights: int,
+    groups: tuple[int, ...] = (),
+    absent: tuple[int, ...] = (),
+    mask: int = 7,
+) -> None:
+    z, mean = _meta((samples, dims), dtype), _meta((posteriors, dims), dtype)
+    rest = (weights, 737280, 0, groups)
+    outputs = aggregate.aggregate_forward(z, mean, mean, *rest)
+    grads = [None if i in absent else torch.empty_like(out) for i, out in enumerate(outputs)]
+    aggregate.aggregate_backward(*grads, z, mean, mean, *outputs, *rest, mask)
+
+
 def _cases() -> Iterator[tuple[str, Callable[[], None]]]:
     names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.float64: "f64"}
     for (dtype, short), last in itertools.product(names.items(), (False, True)):
@@ -195,6 +213,15 @@ def _cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"mlp-odd-{short}", partial(_str_tfm_case, 33, 3, (5, 17, 31, 6), dtype, 2, 1)
         for code in range(5):
             yield f"mlp-act{code + 1}-{short}", partial(_str_tfm_case, 128, 12, (1, 64, 128), dtype, code + 1, code)
+    for dtype, short in ((f32, "f32"), (torch.float64, "f64")):
+        yield f"tc-2048-{short}", partial(_aggregate_case, 2048, 2048, 10, dtype, 0)
+        yield f"tc-groups-{short}", partial(_aggregate_case, 512, 512, 20, dtype, 0, (0,) * 4 + (1,) * 16)
+        yield f"tc-naive-{short}", partial(_aggregate_case, 4096, 512, 50, dtype, 2)
+    # Small batches have small tiles; the loss of beta-TCVAE asks for what it needs.
+    yield "tc-64-f32", partial(_aggregate_case, 64, 64, 10, f32, 0)
+    yield "tc-3-f32", partial(_aggregate_case, 3, 5, 1, f32, 1)
+    yield "tc-joint-f32", partial(_aggregate_case, 512, 512, 10, f32, 2, absent=(1,), mask=1)
+    yield "tc-marginal-f32", partial(_aggregate_case, 512, 512, 10, f32, 0, absent=(0,), mask=6)
 
 
 CASES: dict[str, Callable[[], None]] = dict(_cases())
@@ -215,7 +242,7 @@ def variants() -> list[Variant]:
 def kernels() -> set[str]:
     """Names of all kernels of the package: jit functions called ``*_kernel``."""
     names = set()
-    for module in (_reduce, modulate, group_norm_modulate, str_tfm):
+    for module in (_reduce, modulate, group_norm_modulate, str_tfm, aggregate):
         names |= {name for name, value in vars(module).items() if _is_kernel(name, value)}
     return names
 
