@@ -5,6 +5,9 @@
 namespace strucfast {
 namespace {
 
+// From this size on the tensors do not stay in L2, and rows are asked for ahead of time.
+constexpr int64_t kAheadBytes = int64_t{4} << 20;
+
 template <typename T>
 struct Scratch {
   using C = Compute<T>;
@@ -31,6 +34,21 @@ Pixels<Compute<T>> read_maps(const AdaIN& m, const Place& at, bool shift, Scratc
   return pixels;
 }
 
+// How far ahead rows are asked for: the ones behind these, where the tensors are large.
+// Half types are widened first, and of the backward's long rows the next ones would push these out of L1.
+template <typename T>
+int64_t rows_ahead(const AdaIN& m, const Place& at, bool backward) {
+  const bool direct = std::is_same<T, Compute<T>>::value;
+  const bool large = m.samples * m.channels * m.pixels * static_cast<int64_t>(sizeof(T)) >= kAheadBytes;
+  return direct && large && !(backward && m.pixels > kTileSize) ? at.rows * m.pixels : 0;
+}
+
+// The same for the results of a channels-last tile; the tiles come backwards.
+template <typename T>
+int64_t columns_ahead(const Place& at, bool stream) {
+  return std::is_same<T, Compute<T>>::value && !stream ? -at.rows * at.stride : 0;
+}
+
 template <typename T, typename Slices>
 void apply(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, const Slices& s, int64_t from, Scratch<T>& scratch) {
   using C = Compute<T>;
@@ -38,9 +56,10 @@ void apply(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, const Slic
   const bool stream = streams<T>(m.samples * m.channels * m.pixels);
   const auto y = result_tile(to, at.stride, at.cols, scratch.out, stream);
   const auto pixels = read_maps<T>(m, at, true, scratch);
+  const int64_t ahead = m.channels_last ? columns_ahead<T>(at, stream) : rows_ahead<T>(m, at, false);
   const auto call = [&](auto* rows, auto* columns) {
     auto* const f = m.channels_last ? columns : rows;
-    f(x, y, pixels, at.rows, at.cols, s.first + from, s.mean + from, s.slope + from, s.shift + from);
+    f(x, y, pixels, at.rows, at.cols, ahead, s.first + from, s.mean + from, s.slope + from, s.shift + from);
   };
   if (m.scale.per_pixel && m.shift.per_pixel) {
     call(&apply_rows<C, true, true>, &apply_columns<C, true, true>);
@@ -82,7 +101,8 @@ void finish(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, Tile<cons
   const auto dx = result_tile(to, at.stride, at.cols, scratch.out, stream);
   auto* const f = m.channels_last ? m.scale.per_pixel ? &finish_columns<C, true> : &finish_columns<C, false>
                   : m.scale.per_pixel ? &finish_rows<C, true> : &finish_rows<C, false>;
-  f(x, g, read_maps<T>(m, at, false, scratch), dx, at.rows, at.cols, s.first + from, s.mean + from, s.p + from,
+  const int64_t ahead = m.channels_last ? columns_ahead<T>(at, stream) : rows_ahead<T>(m, at, true);
+  f(x, g, read_maps<T>(m, at, false, scratch), dx, at.rows, at.cols, ahead, s.first + from, s.mean + from, s.p + from,
     s.mean_h + from, s.q + from);
   write_tile(to, at.stride, at.rows, at.cols, dx.data, stream);
 }

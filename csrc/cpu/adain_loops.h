@@ -93,9 +93,15 @@ SF_CLONES void row_statistics(Tile<const C> x, int64_t rows, int64_t cols, C eps
   row_statistics_of<0>(x, rows, cols, eps, first, mean, rstd);
 }
 
+// Asks for the cache lines of a row that comes later, so that memory works while this one is computed.
+template <typename C>
+SF_INLINE void ask_for_row(const C* row, int64_t cols) {
+  for (int64_t j = 0; j < cols; j += kLanes<C>) ask_for(row + j);
+}
+
 template <bool kScale, bool kShift, int64_t kCols, typename C>
 SF_INLINE void apply_rows_of(Tile<const C> x, Tile<C> y, const Pixels<C>& pixels, int64_t rows, int64_t size,
-                             const C* first_of, const C* mean_of, const C* slope_of, const C* shift_of) {
+                             int64_t ahead, const C* first_of, const C* mean_of, const C* slope_of, const C* shift_of) {
   const int64_t cols = kCols == 0 ? size : kCols;
   for (int64_t r = 0; r < rows; ++r) {
     const C* SF_RESTRICT xr = x.data + r * x.stride;
@@ -103,6 +109,7 @@ SF_INLINE void apply_rows_of(Tile<const C> x, Tile<C> y, const Pixels<C>& pixels
     const C* SF_RESTRICT sr = kScale ? pixels.scale.data + r * pixels.scale.stride : nullptr;
     const C* SF_RESTRICT br = kShift ? pixels.shift.data + r * pixels.shift.stride : nullptr;
     const C first = first_of[r], mean = mean_of[r], slope = slope_of[r], shift = shift_of[r];
+    if (kCols == 0 && ahead != 0) ask_for_row(xr + ahead, cols);
 #pragma omp simd
     for (int64_t j = 0; j < cols; ++j) {
       const C scaled = ((xr[j] - first) - mean) * slope;
@@ -112,12 +119,12 @@ SF_INLINE void apply_rows_of(Tile<const C> x, Tile<C> y, const Pixels<C>& pixels
 }
 
 template <typename C, bool kScale, bool kShift>
-SF_CLONES void apply_rows(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t rows, int64_t cols, const C* first,
-                          const C* mean, const C* slope, const C* shift) {
+SF_CLONES void apply_rows(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t rows, int64_t cols, int64_t ahead,
+                          const C* first, const C* mean, const C* slope, const C* shift) {
   if (!kScale && !kShift && cols == kLanes<C>) {
-    return apply_rows_of<kScale, kShift, kLanes<C>>(x, y, pixels, rows, cols, first, mean, slope, shift);
+    return apply_rows_of<kScale, kShift, kLanes<C>>(x, y, pixels, rows, cols, ahead, first, mean, slope, shift);
   }
-  apply_rows_of<kScale, kShift, 0>(x, y, pixels, rows, cols, first, mean, slope, shift);
+  apply_rows_of<kScale, kShift, 0>(x, y, pixels, rows, cols, ahead, first, mean, slope, shift);
 }
 
 // Lanes of the sums over one row of g, h and h d.
@@ -203,8 +210,8 @@ SF_CLONES void gradient_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels,
 
 template <bool kScale, int64_t kCols, typename C>
 SF_INLINE void finish_rows_of(Tile<const C> x, Tile<const C> g, const Pixels<C>& pixels, Tile<C> dx, int64_t rows,
-                              int64_t size, const C* first_of, const C* mean_of, const C* p_of, const C* mean_h_of,
-                              const C* q_of) {
+                              int64_t size, int64_t ahead, const C* first_of, const C* mean_of, const C* p_of,
+                              const C* mean_h_of, const C* q_of) {
   const int64_t cols = kCols == 0 ? size : kCols;
   for (int64_t r = 0; r < rows; ++r) {
     const C* SF_RESTRICT xr = x.data + r * x.stride;
@@ -212,6 +219,10 @@ SF_INLINE void finish_rows_of(Tile<const C> x, Tile<const C> g, const Pixels<C>&
     const C* SF_RESTRICT sr = kScale ? pixels.scale.data + r * pixels.scale.stride : nullptr;
     C* SF_RESTRICT to = dx.data + r * dx.stride;
     const C first = first_of[r], mean = mean_of[r], p = p_of[r], mean_h = mean_h_of[r], q = q_of[r];
+    if (kCols == 0 && ahead != 0) {
+      ask_for_row(xr + ahead, cols);
+      ask_for_row(gr + ahead, cols);
+    }
 #pragma omp simd
     for (int64_t j = 0; j < cols; ++j) {
       const C h = kScale ? gr[j] * sr[j] : gr[j];
@@ -222,31 +233,53 @@ SF_INLINE void finish_rows_of(Tile<const C> x, Tile<const C> g, const Pixels<C>&
 
 template <typename C, bool kScale>
 SF_CLONES void finish_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, Tile<C> dx, int64_t rows, int64_t cols,
-                           const C* first, const C* mean, const C* p, const C* mean_h, const C* q) {
+                           int64_t ahead, const C* first, const C* mean, const C* p, const C* mean_h, const C* q) {
   if (!kScale && cols == kLanes<C>) {
-    return finish_rows_of<kScale, kLanes<C>>(x, g, pixels, dx, rows, cols, first, mean, p, mean_h, q);
+    return finish_rows_of<kScale, kLanes<C>>(x, g, pixels, dx, rows, cols, ahead, first, mean, p, mean_h, q);
   }
-  finish_rows_of<kScale, 0>(x, g, pixels, dx, rows, cols, first, mean, p, mean_h, q);
+  finish_rows_of<kScale, 0>(x, g, pixels, dx, rows, cols, ahead, first, mean, p, mean_h, q);
 }
 
-template <typename C, bool kScale, bool kShift>
-SF_CLONES void apply_columns(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t rows, int64_t cols,
-                             const C* SF_RESTRICT first, const C* SF_RESTRICT mean, const C* SF_RESTRICT slope,
-                             const C* SF_RESTRICT shift) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const C* SF_RESTRICT xr = x.data + r * x.stride;
-    C* SF_RESTRICT yr = y.data + r * y.stride;
-    const C* SF_RESTRICT sr = kScale ? pixels.scale.data + r * pixels.scale.stride : nullptr;
-    const C* SF_RESTRICT br = kShift ? pixels.shift.data + r * pixels.shift.stride : shift;
+// One cache line of channels down all rows of the tile, its coefficients in registers.
+template <bool kScale, bool kShift, bool kFull, typename C>
+SF_INLINE void apply_lanes(Tile<const C> x, Tile<C> y, const Pixels<C>& pixels, int64_t rows, int64_t col,
+                           int64_t width, int64_t ahead, const C* first_of, const C* mean_of, const C* slope_of,
+                           const C* shift_of) {
+  const int64_t lanes = kFull ? kLanes<C> : width;
+  C first[kLanes<C>], mean[kLanes<C>], slope[kLanes<C>], shift[kLanes<C>];
 #pragma omp simd
-    for (int64_t j = 0; j < cols; ++j) {
+  for (int64_t j = 0; j < lanes; ++j) {
+    first[j] = first_of[col + j];
+    mean[j] = mean_of[col + j];
+    slope[j] = slope_of[col + j];
+    shift[j] = kShift ? C(0) : shift_of[col + j];
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const C* SF_RESTRICT xr = x.data + r * x.stride + col;
+    C* SF_RESTRICT yr = y.data + r * y.stride + col;
+    const C* SF_RESTRICT sr = kScale ? pixels.scale.data + r * pixels.scale.stride + col : nullptr;
+    const C* SF_RESTRICT br = kShift ? pixels.shift.data + r * pixels.shift.stride + col : shift;
+    if (ahead != 0) ask_for(yr + ahead);
+#pragma omp simd
+    for (int64_t j = 0; j < lanes; ++j) {
       const C scaled = ((xr[j] - first[j]) - mean[j]) * slope[j];
       yr[j] = (kScale ? scaled * sr[j] : scaled) + br[j];
     }
   }
 }
 
-// One cache line of channels down all rows of the tile, its sums in registers.
+template <typename C, bool kScale, bool kShift>
+SF_CLONES void apply_columns(Tile<const C> x, Tile<C> y, Pixels<C> pixels, int64_t rows, int64_t cols, int64_t ahead,
+                             const C* first, const C* mean, const C* slope, const C* shift) {
+  int64_t col = 0;
+  for (; col + kLanes<C> <= cols; col += kLanes<C>) {
+    apply_lanes<kScale, kShift, true>(x, y, pixels, rows, col, kLanes<C>, ahead, first, mean, slope, shift);
+  }
+  if (col < cols) {
+    apply_lanes<kScale, kShift, false>(x, y, pixels, rows, col, cols - col, ahead, first, mean, slope, shift);
+  }
+}
+
 template <bool kScale, bool kFull, typename C>
 SF_INLINE void gradient_lanes(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, int64_t rows, int64_t col,
                               int64_t width, const C* SF_RESTRICT first_of, const C* SF_RESTRICT mean_of,
@@ -298,20 +331,44 @@ SF_CLONES void gradient_columns(Tile<const C> x, Tile<const C> g, Pixels<C> pixe
   }
 }
 
-template <typename C, bool kScale>
-SF_CLONES void finish_columns(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, Tile<C> dx, int64_t rows,
-                              int64_t cols, const C* SF_RESTRICT first, const C* SF_RESTRICT mean,
-                              const C* SF_RESTRICT p, const C* SF_RESTRICT mean_h, const C* SF_RESTRICT q) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const C* SF_RESTRICT xr = x.data + r * x.stride;
-    const C* SF_RESTRICT gr = g.data + r * g.stride;
-    const C* SF_RESTRICT sr = kScale ? pixels.scale.data + r * pixels.scale.stride : nullptr;
-    C* SF_RESTRICT to = dx.data + r * dx.stride;
+template <bool kScale, bool kFull, typename C>
+SF_INLINE void finish_lanes(Tile<const C> x, Tile<const C> g, const Pixels<C>& pixels, Tile<C> dx, int64_t rows,
+                            int64_t col, int64_t width, int64_t ahead, const C* first_of, const C* mean_of,
+                            const C* p_of, const C* mean_h_of, const C* q_of) {
+  const int64_t lanes = kFull ? kLanes<C> : width;
+  C first[kLanes<C>], mean[kLanes<C>], p[kLanes<C>], mean_h[kLanes<C>], q[kLanes<C>];
 #pragma omp simd
-    for (int64_t j = 0; j < cols; ++j) {
+  for (int64_t j = 0; j < lanes; ++j) {
+    first[j] = first_of[col + j];
+    mean[j] = mean_of[col + j];
+    p[j] = p_of[col + j];
+    mean_h[j] = mean_h_of[col + j];
+    q[j] = q_of[col + j];
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const C* SF_RESTRICT xr = x.data + r * x.stride + col;
+    const C* SF_RESTRICT gr = g.data + r * g.stride + col;
+    const C* SF_RESTRICT sr = kScale ? pixels.scale.data + r * pixels.scale.stride + col : nullptr;
+    C* SF_RESTRICT to = dx.data + r * dx.stride + col;
+    if (ahead != 0) ask_for(to + ahead);
+#pragma omp simd
+    for (int64_t j = 0; j < lanes; ++j) {
       const C h = kScale ? gr[j] * sr[j] : gr[j];
       to[j] = p[j] * (h - mean_h[j]) + q[j] * ((xr[j] - first[j]) - mean[j]);
     }
+  }
+}
+
+template <typename C, bool kScale>
+SF_CLONES void finish_columns(Tile<const C> x, Tile<const C> g, Pixels<C> pixels, Tile<C> dx, int64_t rows,
+                              int64_t cols, int64_t ahead, const C* first, const C* mean, const C* p, const C* mean_h,
+                              const C* q) {
+  int64_t col = 0;
+  for (; col + kLanes<C> <= cols; col += kLanes<C>) {
+    finish_lanes<kScale, true>(x, g, pixels, dx, rows, col, kLanes<C>, ahead, first, mean, p, mean_h, q);
+  }
+  if (col < cols) {
+    finish_lanes<kScale, false>(x, g, pixels, dx, rows, col, cols - col, ahead, first, mean, p, mean_h, q);
   }
 }
 

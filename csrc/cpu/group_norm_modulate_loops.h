@@ -37,16 +37,6 @@ struct Columns {
   static constexpr int64_t kArrays = 10;
 };
 
-// Asks for the cache line of `to` that a later tile needs, so that memory works while this tile computes.
-template <typename C>
-SF_INLINE void ask_for(const C* to) {
-#if defined(__GNUC__)
-  __builtin_prefetch(to, 0, 2);
-#else
-  (void)to;
-#endif
-}
-
 // Elements computed between two rounds of asking in the forward, and how far ahead the backward asks for grad, x and t
 // (0.78 of the time at 8x8, 0.95 from 16x16 on).
 constexpr int64_t kStep = 256;

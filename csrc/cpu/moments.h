@@ -11,6 +11,16 @@ namespace {
 template <typename C>
 constexpr int kLanes = 64 / sizeof(C);
 
+// Asks for the cache line of `to` that a later tile needs, so that memory works while this tile computes.
+template <typename C>
+SF_INLINE void ask_for(const C* to) {
+#if defined(__GNUC__)
+  __builtin_prefetch(to, 0, 2);
+#else
+  (void)to;
+#endif
+}
+
 struct Moments {
   double count = 0, mean = 0, squares = 0;
 
