@@ -3,8 +3,6 @@
 import errno
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,7 +13,7 @@ from strucfast import models
 from strucfast.training import ConfigError, Run, Trainer, evaluate_run
 from strucfast.training.first_stage import _HEADER, FirstStageCache
 from strucfast.training.folder import FIRST_STAGE
-from tests.training.test_kill import ENVIRONMENT, start, wait_for, weights
+from tests.training.test_kill import start, wait_for, weights
 from tests.training.test_trainer import StopsAt, same
 
 NETS = {"width": 8, "blocks": 3}
@@ -183,24 +181,6 @@ def test_kill_9_in_the_middle_then_resume(second, tmp_path):
     Trainer(config, run.path, resume=True).fit()
     whole = Trainer(config, tmp_path / "whole").fit()
     assert same(weights(run.path), weights(whole.path))
-
-
-def test_two_processes_share_the_kept_images(second, tmp_path):
-    if not torch.distributed.is_available():
-        pytest.skip("this torch has no torch.distributed: install one that has it")
-    config = second(train__batch_size=4, train__steps=4, optim__learning_rate=1e-3)
-    config.data.fractions = (20 / 480_000, 20 / 480_000, 20 / 480_000)
-    config.save(tmp_path / "config.yaml")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "strucfast", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    run = Run(tmp_path / "two")
-    assert run.scalars("last")["step"] == 4 and len(run.history()) == 3
-    log = (run.path / "run.log").read_text()
-    assert "processes: 2" in log and "first stage: kept in" in log
-    # neither process went without, and the main one cleared up
-    assert "not kept" not in done.stderr + log and not (run.path / FIRST_STAGE).exists()
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_run(second, tmp_path, monkeypatch):

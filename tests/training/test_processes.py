@@ -1,4 +1,4 @@
-"""Data parallel training of models whose loss compares images, or that have two optimizers: two real processes."""
+"""Data parallel training of models that compare images, have two optimizers or two stages: two real processes."""
 
 import subprocess
 import sys
@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from strucfast.models import VAE
+from strucfast import models
 from strucfast.training import Run, Trainer, engine
+from strucfast.training.folder import FIRST_STAGE
 from tests.training.test_kill import ENVIRONMENT
 
 NETS = {"width": 8, "blocks": 3, "latent_dim": 4}
@@ -24,7 +25,7 @@ def share_noise(monkeypatch):
         noise = torch.randn(8 * BATCH, LATENT)[rank * BATCH :][: len(mean)]
         return mean + torch.exp(0.5 * logvar) * noise
 
-    monkeypatch.setattr(VAE, "_reparametrise", staticmethod(reparametrise))
+    monkeypatch.setattr(models.VAE, "_reparametrise", staticmethod(reparametrise))
 
 
 def worker(folder):
@@ -39,6 +40,8 @@ def worker(folder):
         for path in sorted(pathlib.Path(folder).glob("*.yaml")):
             trainer = Trainer(TrainConfig.load(path), path.with_suffix(""))
             trainer.fit()
+            # neither process went without the kept images
+            assert (trainer._cache is not None) == (path.stem == "ms-vae")
             sums = torch.stack([p.detach().double().sum() for p in trainer.engine.parameters])
             everywhere = [torch.empty_like(sums) for _ in range(2)]
             torch.distributed.all_gather(everywhere, sums)
@@ -49,8 +52,16 @@ def worker(folder):
 def test_two_processes_equal_one_with_the_doubled_batch(tiny, tmp_path, monkeypatch):
     if not torch.distributed.is_available():
         pytest.skip("this torch has no torch.distributed: install one that has it")
-    # the terms of beta-tcvae and hfvae depend on all images of the doubled batch; factor-vae has a second optimizer
-    extra = {"beta-tcvae": {}, "hfvae": {}, "factor-vae": {"discriminator_width": 16, "discriminator_layers": 2}}
+    models.build("vae", image_size=32, **NETS).save_pretrained(tmp_path / "first")
+    extra = {
+        # their terms depend on all images of the doubled batch
+        "beta-tcvae": {},
+        "hfvae": {},
+        # a second optimizer
+        "factor-vae": {"discriminator_width": 16, "discriminator_layers": 2},
+        # one file of first-stage images for both processes
+        "ms-vae": {"decoder_width": 4, "stage1": str(tmp_path / "first")},
+    }
     names = list(extra)
     changes = {"train__batch_size": BATCH, "train__steps": 6, "optim__learning_rate": 1e-3, "log__every": 1}
     configs = {n: tiny(model__name=n, model__overrides={**NETS, **extra[n]}, **changes) for n in names}
@@ -61,6 +72,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(tiny, tmp_path, monkeypa
     command += ["-m", "tests.training.test_processes", str(tmp_path)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ms-vae" / FIRST_STAGE).exists()
+    assert "first stage: kept in" in (tmp_path / "ms-vae" / "run.log").read_text()
     share_noise(monkeypatch)
     for name, config in configs.items():
         config.train.batch_size = 2 * BATCH
@@ -70,7 +83,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tiny, tmp_path, monkeypa
         records = [(a, b) for a, b in zip(two, one) if a["split"] == "train"]
         assert len(records) == 6 and records[0][0].keys() == records[0][1].keys()
         for a, b in records:
-            for term in ("loss", "reconstruction", "total_correlation", "between_groups"):
+            for term in ("loss", "reconstruction", "kl", "total_correlation", "between_groups"):
                 # the discriminator is trained on permutations that each process draws for itself
                 if term in a and name != "factor-vae":
                     assert a[term] == pytest.approx(b[term], rel=1e-4, abs=1e-4), (name, a["step"], term)
