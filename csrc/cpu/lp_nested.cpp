@@ -4,28 +4,13 @@
 #include <limits>
 
 #include "lp_nested_lanes.h"
+#include "lp_nested_transpose.h"
 
 namespace strucfast {
 namespace {
 
 // Rows of a unit: few enough that some thousand points fill two threads, many enough to hide a unit's own sums.
 constexpr int64_t kUnitRows = 512;
-
-// Columns of a tile of rows, lanes innermost. Lanes beyond the last row are 0.
-template <typename T>
-SF_INLINE void gather(const T* SF_RESTRICT from, int64_t stride, int64_t rows, int64_t size, T* SF_RESTRICT to) {
-  for (int64_t j = 0; j < size; ++j) {
-    for (int64_t i = 0; i < rows; ++i) to[j * kLanes + i] = from[i * stride + j];
-    for (int64_t i = rows; i < kLanes; ++i) to[j * kLanes + i] = T(0);
-  }
-}
-
-template <typename T>
-SF_INLINE void scatter(const T* SF_RESTRICT from, int64_t rows, int64_t size, T* SF_RESTRICT to, int64_t stride) {
-  for (int64_t j = 0; j < size; ++j) {
-    for (int64_t i = 0; i < rows; ++i) to[i * stride + j] = from[j * kLanes + i];
-  }
-}
 
 // p0 = high + low such that high times an exponent of the type is exact.
 template <typename T>
@@ -49,7 +34,16 @@ SF_CLONES void forward_tile(const LpNested<T>& op, LpLanes<T>& w, int64_t row, i
   T energy[kLanes] = {};
   for (int64_t k = 0; k < op.num_subspaces; ++k) {
     const LpSubspace<T>& s = op.subspaces[k];
-    gather(op.z + row * op.z_stride + s.offset, op.z_stride, rows, s.size, tile);
+    gather<kLanes>(op.z + row * op.z_stride + s.offset, op.z_stride, rows, s.size, tile);
+    if (lp_may_be_near(s, op.root) && lp_total_near<T, false>(w, tile, nullptr, s.size, s.p)) {
+      const T exponent = op.root / s.p, inverse_scale = s.inverse_scale;
+#pragma omp simd
+      for (int i = 0; i < kLanes; ++i) {
+        const T log_power = exponent * LpLanes<T>::log2_bits(to_bits(w.total[i]));
+        energy[i] += from_bits<T>(LpLanes<T>::exp2_bits(log_power)) * inverse_scale;
+      }
+      continue;
+    }
     lp_unit(w, tile, s.size);
     if (s.kind == LpKind::kGeneral) {
       add_energy<T, LpKind::kGeneral>(w, tile, s, op.root, energy);
@@ -62,7 +56,7 @@ SF_CLONES void forward_tile(const LpNested<T>& op, LpLanes<T>& w, int64_t row, i
   for (int64_t i = 0; i < rows; ++i) op.log_prob[row + i] = op.log_normaliser - energy[i];
 }
 
-// Sums of a unit, per lane; the last two once per subspace.
+// Sums of a unit, per lane; the last two of one subspace.
 template <typename T>
 struct Sums {
   T *upstream, *log_norm, *entropy, *energy;
@@ -70,9 +64,8 @@ struct Sums {
 
 // dz over z, and the sums of this subspace.
 template <typename T, LpKind kKind>
-SF_INLINE void add_gradients(LpLanes<T>& w, T* SF_RESTRICT z, typename LpLanes<T>::Int* SF_RESTRICT slopes,
-                             const LpSubspace<T>& s, T root, bool with_entropy, const T* SF_RESTRICT grad,
-                             T* SF_RESTRICT log_norm, T* SF_RESTRICT entropy, T* SF_RESTRICT energy) {
+SF_INLINE void add_gradients(LpLanes<T>& w, T* z, typename LpLanes<T>::Int* slopes, const LpSubspace<T>& s, T root,
+                             bool with_entropy, const T* grad, Sums<T> sums) {
   using L = LpLanes<T>;
   using Int = typename L::Int;
   constexpr T kLargest = std::numeric_limits<T>::max();
@@ -101,9 +94,9 @@ SF_INLINE void add_gradients(LpLanes<T>& w, T* SF_RESTRICT z, typename LpLanes<T
     w.factor[i] = empty ? T(0) : factor;
     // An infinite energy would make NaN of an upstream gradient of 0.
     const T weighted = grad[i] * (power.energy > kLargest ? kLargest : power.energy);
-    log_norm[i] += weighted * power.log_norm;
-    energy[i] += weighted;
-    entropy[i] += weighted * (power.log_total - p * (w.moment[i] * inverse_total));
+    sums.log_norm[i] += weighted * power.log_norm;
+    sums.energy[i] += weighted;
+    sums.entropy[i] += weighted * (power.log_total - p * (w.moment[i] * inverse_total));
   }
   for (int64_t j = 0; j < s.size; ++j) {
     T* SF_RESTRICT row = z + j * kLanes;
@@ -124,6 +117,31 @@ SF_INLINE void add_gradients(LpLanes<T>& w, T* SF_RESTRICT z, typename LpLanes<T
   }
 }
 
+// The same by the short way; false, and nothing done, where that cannot.
+template <typename T>
+SF_INLINE bool add_near_gradients(LpLanes<T>& w, T* z, typename LpLanes<T>::Int* slopes, const LpSubspace<T>& s, T root,
+                                  const T* grad, Sums<T> sums) {
+  using L = LpLanes<T>;
+  if (!lp_may_be_near(s, root) || !lp_total_near<T, true>(w, z, slopes, s.size, s.p)) return false;
+  const T p = s.p, inverse_p = T(1) / p, exponent = root / p, inverse_scale = s.inverse_scale;
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) {
+    const T total = w.total[i], log_total = L::log2_bits(to_bits(total)), inverse_total = T(1) / total;
+    const T weighted = grad[i] * (from_bits<T>(L::exp2_bits(exponent * log_total)) * inverse_scale);
+    w.factor[i] = -root * weighted * inverse_total;
+    sums.log_norm[i] += weighted * (log_total * inverse_p);
+    sums.energy[i] += weighted;
+    sums.entropy[i] += weighted * (log_total - p * (w.moment[i] * inverse_total));
+  }
+  for (int64_t j = 0; j < s.size; ++j) {
+    T* SF_RESTRICT row = z + j * kLanes;
+    const typename L::Int* SF_RESTRICT slope = slopes + j * kLanes;
+#pragma omp simd
+    for (int i = 0; i < kLanes; ++i) row[i] = from_bits<T>(slope[i] | (to_bits(row[i]) & ~L::kAbs)) * w.factor[i];
+  }
+  return true;
+}
+
 template <typename T>
 SF_CLONES void backward_tile(const LpNested<T>& op, LpLanes<T>& w, int64_t row, int64_t rows, T* tile, Sums<T> sums) {
   auto* const slopes = reinterpret_cast<typename LpLanes<T>::Int*>(tile + op.largest * kLanes);
@@ -132,19 +150,21 @@ SF_CLONES void backward_tile(const LpNested<T>& op, LpLanes<T>& w, int64_t row, 
   for (int i = 0; i < kLanes; ++i) sums.upstream[i] += grad[i];
   for (int64_t k = 0; k < op.num_subspaces; ++k) {
     const LpSubspace<T>& s = op.subspaces[k];
-    gather(op.z + row * op.z_stride + s.offset, op.z_stride, rows, s.size, tile);
-    lp_unit(w, tile, s.size);
-    const bool entropies = op.entropy && s.size > 1;
-    T* const entropy = sums.entropy + k * kLanes;
-    T* const energy = sums.energy + k * kLanes;
-    if (s.kind == LpKind::kGeneral) {
-      add_gradients<T, LpKind::kGeneral>(w, tile, slopes, s, op.root, entropies, grad, sums.log_norm, entropy, energy);
-    } else if (s.kind == LpKind::kTwo) {
-      add_gradients<T, LpKind::kTwo>(w, tile, slopes, s, op.root, entropies, grad, sums.log_norm, entropy, energy);
-    } else {
-      add_gradients<T, LpKind::kOne>(w, tile, slopes, s, op.root, entropies, grad, sums.log_norm, entropy, energy);
+    gather<kLanes>(op.z + row * op.z_stride + s.offset, op.z_stride, rows, s.size, tile);
+    if (!add_near_gradients(w, tile, slopes, s, op.root, grad, sums)) {
+      const bool entropy = op.entropy && s.size > 1;
+      lp_unit(w, tile, s.size);
+      if (s.kind == LpKind::kGeneral) {
+        add_gradients<T, LpKind::kGeneral>(w, tile, slopes, s, op.root, entropy, grad, sums);
+      } else if (s.kind == LpKind::kTwo) {
+        add_gradients<T, LpKind::kTwo>(w, tile, slopes, s, op.root, entropy, grad, sums);
+      } else {
+        add_gradients<T, LpKind::kOne>(w, tile, slopes, s, op.root, entropy, grad, sums);
+      }
     }
-    if (op.dz != nullptr) scatter(tile, rows, s.size, op.dz + row * op.dims + s.offset, op.dims);
+    if (op.dz != nullptr) scatter<kLanes>(tile, rows, s.size, op.dz + row * op.dims + s.offset, op.dims);
+    sums.entropy += kLanes;
+    sums.energy += kLanes;
   }
 }
 

@@ -8,7 +8,7 @@
 // that are multiplied by an exponent stay small, so their rounding does too. Subnormal coordinates count as 0.
 namespace strucfast {
 
-constexpr int kLanes = 64;
+constexpr int kLanes = 128;
 
 template <typename T>
 struct LpMath;
@@ -83,6 +83,8 @@ struct LpLanes : VecMath<T> {
   }
 
   static SF_INLINE T from_int(Int n) {
+    if (sizeof(T) == 4) return static_cast<T>(n);
+    // Before AVX-512 no instruction converts 64-bit integers.
     const T magic = M::kMagic;
     return from_bits<T>(to_bits(magic) + n) - magic;
   }
@@ -206,6 +208,47 @@ SF_INLINE void lp_moment(LpLanes<T>& w, const T* SF_RESTRICT z, int64_t size) {
       w.moment[i] += (kKind == LpKind::kTwo ? length * length : length) * L::log2_bits(a - w.shift[i]);
     }
   }
+}
+
+// What the short way below can do without units of length: coordinates between 2^-24 and 2^5, exponents to match.
+template <typename T>
+SF_INLINE bool lp_may_be_near(const LpSubspace<T>& s, T root) {
+  return s.kind == LpKind::kGeneral && s.p >= T(0.5) && s.p <= T(4) && root >= T(0.5) && root <= T(4) && s.size <= 1024;
+}
+
+// total, moment and slopes of powers of the coordinates themselves. False: one of them lies outside of what that bears.
+template <typename T, bool kSlopes>
+SF_INLINE bool lp_total_near(LpLanes<T>& w, const T* SF_RESTRICT z, typename LpLanes<T>::Int* SF_RESTRICT slopes,
+                             int64_t size, T p) {
+  using L = LpLanes<T>;
+  using Int = typename L::Int;
+  constexpr Int kLow = (L::kBias - 24) * L::kStep, kHigh = (L::kBias + 5) * L::kStep;
+  const T power = kSlopes ? p - T(1) : p;
+  for (int64_t j = 0; j < size; ++j) {
+    const T* SF_RESTRICT row = z + j * kLanes;
+    Int* SF_RESTRICT slope = slopes + (kSlopes ? j * kLanes : 0);
+    const bool first = j == 0;
+#pragma omp simd
+    for (int i = 0; i < kLanes; ++i) {
+      const Int a = to_bits(row[i]) & L::kAbs;
+      // Both bounds in one comparison, as unsigned numbers.
+      const Int outside = static_cast<typename L::Unsigned>(a - kLow) > typename L::Unsigned(kHigh - kLow) ? 1 : 0;
+      const T logarithm = L::log2_bits(a);
+      const Int bits = L::exp2_bits(power * logarithm);
+      T term = from_bits<T>(bits);
+      if (kSlopes) {
+        slope[i] = bits;
+        term *= from_bits<T>(a);
+        w.moment[i] = (first ? T(0) : w.moment[i]) + term * logarithm;
+      }
+      w.total[i] = (first ? T(0) : w.total[i]) + term;
+      w.shift[i] = (first ? Int(0) : w.shift[i]) | outside;
+    }
+  }
+  Int any = 0;
+#pragma omp simd reduction(| : any)
+  for (int i = 0; i < kLanes; ++i) any |= w.shift[i];
+  return any == 0;
 }
 
 template <typename T>
