@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "vector_lanes.h"
+#include "lanes.h"
 
 namespace strucfast {
 namespace {
@@ -16,7 +16,6 @@ constexpr double kScale = 0.84932180028801904272;
 // Panels of posteriors whose joint densities wait for their maximum, and whose gradients are summed, together.
 constexpr int64_t kForwardPanels = 16;
 constexpr int64_t kBackwardPanels = 8;
-constexpr int64_t kMaxChunks = 32;
 
 // Posteriors a panel: 64 bytes, which the vectors of every level divide.
 template <typename T>
@@ -576,8 +575,10 @@ int64_t aggregate_backward_scratch(const Aggregate<T>& op) {
 
 template <typename T>
 int64_t aggregate_num_chunks(const Aggregate<T>& op) {
-  const int64_t chunks = num_panels(op) / kBackwardPanels;
-  return chunks < 1 ? 1 : chunks > kMaxChunks ? kMaxChunks : chunks;
+  // Each chunk has its own dz: small batches need enough of them for a few threads, large ones not too many.
+  const int64_t panels = num_panels(op);
+  if (panels < 128) return panels < 8 ? 1 : panels < 64 ? panels / 4 : 16;
+  return panels < 256 ? panels / 8 : 32;
 }
 
 template <typename T>

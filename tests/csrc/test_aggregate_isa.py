@@ -18,7 +18,7 @@ LEVELS = {"x86-64": "sse2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
 
 WRAPPER = """
 #include "csrc/cpu/aggregate.h"
-#include "csrc/cpu/vector_lanes.h"
+#include "csrc/cpu/lanes.h"
 #include <vector>
 using namespace strucfast;
 #if defined(__AVX512F__)
