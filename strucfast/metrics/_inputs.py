@@ -19,7 +19,7 @@ def _array(name: str, values: Any) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{name}: expected a rectangular array ({error})") from None
     if array.ndim != 2 or 0 in array.shape:
-        letters = "(N, D)" if name.startswith("codes") else "(N, K)"
+        letters = "(N, K)" if name.startswith(("factors", "labels")) else "(N, D)"
         raise ValueError(f"{name}: expected a non-empty array {letters}, got shape {array.shape}")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
@@ -64,6 +64,25 @@ def check_real_factors(factors: Any, rows: int, name: str = "factors") -> np.nda
         raise ValueError(f"{name}: expected {rows} rows, as many as codes, got {len(array)}")
     check_finite(array, name)
     return array
+
+
+def check_test(
+    codes: np.ndarray, factors: np.ndarray, codes_test: Any, factors_test: Any, *, continuous: bool = False
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Unseen rows to score, with columns as the checked ``codes`` and ``factors``; None where neither is given."""
+    if (codes_test is None) != (factors_test is None):
+        missing = "codes_test" if codes_test is None else "factors_test"
+        raise ValueError(f"{missing}: expected both codes_test and factors_test, or neither")
+    if codes_test is None:
+        return None
+    codes_test = check_codes(codes_test, "codes_test")
+    check_finite(codes_test, "codes_test")
+    check = check_real_factors if continuous else check_factors
+    factors_test = check(factors_test, len(codes_test), "factors_test")
+    for name, array, like in (("codes_test", codes_test, codes), ("factors_test", factors_test, factors)):
+        if array.shape[1] != like.shape[1]:
+            raise ValueError(f"{name}: expected {like.shape[1]} columns as {name[:-5]}, got {array.shape[1]}")
+    return codes_test, factors_test
 
 
 def check_names(name: str, names: Any, count: int) -> tuple[str, ...] | None:
