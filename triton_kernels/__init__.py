@@ -15,6 +15,7 @@ from .aggregate import aggregate_backward, aggregate_forward
 from .group_norm_modulate import group_norm_modulate_backward, group_norm_modulate_forward
 from .lp_nested import lp_nested_log_prob_backward, lp_nested_log_prob_forward
 from .modulate import modulate_backward, modulate_forward
+from .pairwise import hsic_backward, hsic_forward, mmd_backward, mmd_dimwise_forward, mmd_forward
 from .str_tfm import str_tfm_backward, str_tfm_forward
 
 __all__ = [
@@ -24,8 +25,13 @@ __all__ = [
     "aggregate_forward",
     "group_norm_modulate_backward",
     "group_norm_modulate_forward",
+    "hsic_backward",
+    "hsic_forward",
     "lp_nested_log_prob_backward",
     "lp_nested_log_prob_forward",
+    "mmd_backward",
+    "mmd_dimwise_forward",
+    "mmd_forward",
     "modulate_backward",
     "modulate_forward",
     "str_tfm_backward",

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from ._aggregate_kernels import LN2, LOG2E, log2_weights, own_chunks, source_dim
+from ._reduce import add_in_memory
 
 
 @triton.jit
@@ -38,14 +39,6 @@ def _softmax_weight(sums, value_ptr, grad_ptr, at, grad_at, mask, other, POSTERI
     shift = tl.where(mask, shift, float("inf"))
     grad = tl.load(grad_ptr + grad_at, mask=mask, other=0.0)
     return _beside(grad, not POSTERIORS) * tl.exp2(sums - _beside(shift, not POSTERIORS))
-
-
-@triton.jit
-def _add(pointer, values):
-    old = tl.load(pointer)
-    # Where several threads hold one element, all must have read before one writes.
-    tl.debug_barrier()
-    tl.store(pointer, old + values)
 
 
 @triton.jit
@@ -99,10 +92,10 @@ def _backward_chunk(
             if POSTERIORS:
                 # t^2 may overflow where the weight is 0.
                 square = tl.minimum(t * t, 1e38)
-                _add(to, tl.sum(total * t, axis=0))
-                _add(to + dims * out_padded, tl.sum(total * (square * LN2 - 0.5), axis=0))
+                add_in_memory(to, tl.sum(total * t, axis=0))
+                add_in_memory(to + dims * out_padded, tl.sum(total * (square * LN2 - 0.5), axis=0))
             else:
-                _add(to, tl.sum(total * t * r, axis=0))
+                add_in_memory(to, tl.sum(total * t * r, axis=0))
 
 
 @triton.jit

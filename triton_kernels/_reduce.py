@@ -9,6 +9,15 @@ from ._layout import ceil_div, next_power_of_two
 
 
 @triton.jit
+def add_in_memory(pointer, values):
+    """Add to sums that a program keeps in global memory, where registers would grow with their number."""
+    old = tl.load(pointer)
+    # Where several threads hold one element, all must have read before one writes.
+    tl.debug_barrier()
+    tl.store(pointer, old + values)
+
+
+@triton.jit
 def _column_sum(partial_ptr, sum_ptr, tile, rows, columns, BLOCK_R: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
     column = tile.to(tl.int64) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     total = tl.zeros([BLOCK_R, BLOCK_COLUMNS], partial_ptr.dtype.element_ty)

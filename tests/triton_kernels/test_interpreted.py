@@ -22,6 +22,7 @@ CHECKS = {
     "check_group_norm_modulate": 40,
     "check_math": 40,
     "check_modulate": 50,
+    "check_pairwise": 35,
     "check_str_tfm": 20,
 }
 
