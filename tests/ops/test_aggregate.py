@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -285,6 +288,19 @@ def test_nothing_of_the_size_of_the_pairs_is_kept():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), sf.use_backend("cpp"):
         density(*leaves, dataset_size=2000)
     assert sum(kept) <= 5 * 2000 * 8
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process that the test starts")
+def test_golden_numbers_on_triton_in_the_interpreter():
+    """TRITON_INTERPRET is read when a kernel is decorated, so the Triton cases run in a process of their own."""
+    pytest.importorskip("triton", reason="triton is not installed; pip install triton")
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: the kernels themselves are tested above")
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", __file__, "-k", "triton and golden"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert "16 passed" in result.stdout
 
 
 Z = torch.zeros(4, 3)
