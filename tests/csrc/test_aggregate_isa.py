@@ -171,17 +171,30 @@ def reference(case, groups, logs, offset):
         (33, 300, 10, [[0, 9], [1, 2, 3], [8, 7, 6, 5, 4]], 267),
         (3, 600, 5, [[4], [3], [2], [1], [0]], 0),
         (130, 140, 33, [list(range(33))], 3),
+        # Chunks of more than one block of posteriors.
+        (3, 4500, 2, [], 0),
     ],
 )
 def test_values_and_gradients(kernels, samples, posteriors, dims, groups, offset, dtype):
     case = make_case(samples, posteriors, dims, groups, dtype)
     logs = (-4.0, -5.5)
     found = run(kernels, case, groups, logs, offset)
-    # Sums of up to 600 terms: some tens of eps of the largest value.
+    # Sums of up to 4500 terms: some tens of eps of the largest value.
     tolerance = 64 * np.finfo(dtype).eps
     for got, want in zip(found, reference(case, groups, logs, offset), strict=True):
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, np.abs(want).max(initial=0.0)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_samples_far_from_every_posterior(kernels, dtype):
+    """Every density is below what exp2 can hold, so the sums need the maximum first."""
+    z, mean, logvar, grads = make_case(35, 50, 3, [[0, 1, 2]], dtype)
+    case = z + dtype(500), mean, logvar, grads
+    found = run(kernels, case, [[0, 1, 2]], (-4.0, -5.5), 7)
+    for got, want in zip(found[:3], reference(case, [[0, 1, 2]], (-4.0, -5.5), 7)):
+        assert want.max() < -10_000
+        np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
