@@ -11,8 +11,11 @@ import torch
 pytest.importorskip("triton", reason="the Triton kernels need triton; install it with pip install triton")
 
 from strucfast.triton_kernels import _launch, _layout, _tuning
+from strucfast.triton_kernels.aggregate import PADDING, _group_layout, aggregate_config
 from strucfast.triton_kernels.group_norm_modulate import GroupNormConfig, group_norm_config
 from strucfast.triton_kernels.modulate import ModulateConfig, backward_config, forward_config
+from strucfast.triton_kernels.pairwise import PADDING as PAIRWISE_PADDING
+from strucfast.triton_kernels.pairwise import pairwise_config
 
 from strucfast import triton_kernels as kernels
 
@@ -104,6 +107,17 @@ def test_cpu_tensors_are_refused():
         ),
         "str_tfm": lambda: kernels.str_tfm_forward(torch.ones(3, 2, 4), w, b, 1, 0, True),
         "str_tfm_backward": lambda: kernels.str_tfm_backward(p, p, torch.ones(3, 2, 4), w, b, p, p, 1, 0, 3),
+        "aggregate_log_density": lambda: kernels.aggregate_forward(p, p, p, 2, 0, 0, ()),
+        "aggregate_log_density_backward": lambda: kernels.aggregate_backward(
+            p[:, 0], None, None, p, p, p, p[:, 0], p, p[:, :0], 2, 0, 0, (), 7
+        ),
+        "mmd": lambda: kernels.mmd_forward(p, p, 0, (1.0,), True, 3),
+        "mmd_dimwise": lambda: kernels.mmd_dimwise_forward(p, p, 0, (1.0,), True, 3),
+        "mmd_backward": lambda: kernels.mmd_backward(p[0, 0], p, p, 3),
+        "hsic": lambda: kernels.hsic_forward(p, p, 0, (1.0,), (1.0,), False),
+        "hsic_backward": lambda: kernels.hsic_backward(
+            p[0, 0], p, p, p[:, 0], p[:, 0], 0, (1.0,), (1.0,), False, 3
+        ),
     }
     for name, call in calls.items():
         with pytest.raises(
@@ -165,6 +179,45 @@ def test_configurations_are_sound(shape, itemsize, last):
         per_group = channels // groups
         if config.resident:
             assert config.block_c // config.groups >= per_group and config.block_s >= spatial and config.splits == 1
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize("points,others,dims", [(1, 1, 1), (64, 64, 10), (2048, 2048, 10), (100_000, 17, 256)])
+def test_configurations_over_pairs_are_sound(points, others, dims, itemsize):
+    """A thread owns a point, padding covers whole tiles and chunks, no part is empty, few points are cut into parts."""
+    configs = [
+        aggregate_config("aggregate_forward", points, others, dims, itemsize, CPU),
+        aggregate_config("aggregate_backward", points, others, dims, itemsize, CPU),
+        pairwise_config("mmd", points, 1, dims, itemsize, CPU),
+    ]
+    for config, passed in zip(configs, (others, others, points)):
+        assert config.block == 32 * config.num_warps <= PADDING == PAIRWISE_PADDING
+        assert PADDING % config.block == 0 and PADDING % config.chunk == 0
+        assert 1 <= config.splits <= max(1, -(-passed // config.chunk))
+    if (points, others) == (2048, 2048):
+        assert all(16 * config.splits >= 4 * 132 // 2 for config in configs[:2])
+
+
+def test_groups_are_laid_out_once():
+    """The order of the dims is kept on the device: a step copies nothing from the host."""
+    first = _group_layout((1, 0, 1, 0), CPU)
+    assert [t.tolist() for t in first] == [[1, 3, 0, 2], [0, 2, 4]]
+    assert all(a is b for a, b in zip(first, _group_layout((1, 0, 1, 0), CPU)))
+
+
+def test_launch_counts_over_pairs():
+    """The other side's parameters, the samples, the pairs, the result: four forward; backward two for either side."""
+    z = torch.ones(64, 3)
+    with _launch.recording() as launches:
+        outputs = kernels.aggregate_forward(z, z, z, 0, 64, 0, (0, 1, 1))
+        assert len(launches) == 4
+        launches.clear()
+        kernels.aggregate_backward(*outputs, z, z, z, *outputs, 0, 64, 0, (0, 1, 1), 7)
+        assert len(launches) == 6
+        launches.clear()
+        kernels.mmd_forward(z, z, 0, (1.0, 2.0), True, 3)
+        kernels.hsic_forward(z, z, 1, (1.0,), (1.0,), True)
+        assert len(launches) == 2
 
 
 def test_few_groups_are_split_and_many_are_not():

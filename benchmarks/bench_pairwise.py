@@ -1,0 +1,80 @@
+"""mmd, mmd_dimwise and hsic against the matrices of kernels that existing code builds, eager and compiled."""
+
+import pytest
+import torch
+
+import strucfast as sf
+from benchmarks._passes import leaves, passes
+from benchmarks._timing import allocated_bytes
+from benchmarks.baselines import pairwise
+
+WIDTHS = (0.2, 0.4, 1.0, 2.0, 4.0, 10.0)
+
+
+def points(n, d):
+    torch.manual_seed(0)
+    return leaves(torch.randn(n, d), torch.randn(n, d))
+
+
+@pytest.mark.parametrize(
+    "n,d,direction", [(128, 10, "both"), (1024, 10, "forward"), (1024, 10, "both"), (1024, 64, "both")]
+)
+def test_mmd(compare, n, d, direction):
+    torch.compiler.reset()
+    x, y = points(n, d)
+    bandwidth = (d / 2) ** 0.5
+
+    def eager(squares=pairwise.squares_from_differences):
+        return pairwise.mmd_rbf(x, y, bandwidth, squares)
+
+    def products():
+        return eager(pairwise.squares_from_products)
+
+    providers = {"strucfast": lambda: sf.ops.mmd(x, y, bandwidth=bandwidth), "matrix products": products}
+    # The tensors of differences of 1024 points in 64 dims are 256 MB each.
+    if d < 64:
+        providers["eager"] = eager
+    if d < 64 and direction == "both":
+        providers["torch.compile"] = torch.compile(eager, dynamic=False)
+    for call in providers.values():
+        torch.testing.assert_close(call(), providers["strucfast"](), rtol=0, atol=1e-5)
+    timed = {name: passes(call, [x, y], direction) for name, call in providers.items()}
+    compare("mmd", f"rbf, N = M = {n}, D {d}", direction, x.dtype, "contiguous", timed, seconds=0.8)
+
+
+@pytest.mark.parametrize("n", (128, 512))
+def test_mmd_dimwise(compare, n):
+    torch.compiler.reset()
+    x, y = points(n, 10)
+
+    def eager():
+        return pairwise.mmd_imq_dimwise(x, y, WIDTHS)
+
+    torch.testing.assert_close(sf.ops.mmd_dimwise(x, y), eager(), rtol=0, atol=1e-4)
+    providers = {"strucfast": lambda: sf.ops.mmd_dimwise(x, y), "eager": eager}
+    providers["torch.compile"] = torch.compile(eager, dynamic=False)
+    timed = {name: passes(call, [x, y], "both") for name, call in providers.items()}
+    compare("mmd_dimwise", f"6 imq, N = M = {n}, D 10", "both", x.dtype, "contiguous", timed, seconds=0.8)
+
+
+@pytest.mark.parametrize("n", (128, 1024))
+def test_hsic(compare, n):
+    torch.compiler.reset()
+    x, y = points(n, 10)
+
+    def eager():
+        return pairwise.hsic_rbf(x, y, 2.0)
+
+    providers = {"strucfast": lambda: sf.ops.hsic(x, y, bandwidth_x=2.0, bandwidth_y=2.0), "eager": eager}
+    providers["torch.compile"] = torch.compile(eager, dynamic=False)
+    torch.testing.assert_close(providers["strucfast"](), eager(), rtol=0, atol=1e-5)
+    timed = {name: passes(call, [x, y], "both") for name, call in providers.items()}
+    compare("hsic", f"rbf, N {n}, D = E = 10", "both", x.dtype, "contiguous", timed, seconds=0.8)
+
+
+def test_memory_of_many_points():
+    """Forward and backward of 2 x 8192 points in 20 dims; one matrix of their kernels is 268 MB."""
+    x, y = points(8192, 20)
+    megabytes = allocated_bytes(lambda: torch.autograd.grad(sf.ops.mmd(x, y, bandwidth=3.0), (x, y))) / 1e6
+    print(f"{megabytes:.0f} MB")
+    assert megabytes < 50
