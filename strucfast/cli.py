@@ -73,10 +73,9 @@ def _fail(program: str, message: str, hint: bool = False) -> int:
 def _leave_processes() -> None:
     # only if this command joined others; importing torch here would slow `strucfast --help`
     if "torch.distributed" in sys.modules and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        import torch.distributed
+        from .training.distributed import leave
 
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave()
 
 
 def _usage() -> str:
@@ -219,32 +218,55 @@ def _command(function: Callable[..., int | None], name: str) -> Callable[[list[s
 def _evaluate(
     target: Positional[Path],
     which: Literal["best", "last"] = "best",
-    metrics: tuple[str, ...] = ("mig",),
-    num_images: int = 10_000,
+    metrics: tuple[str, ...] = (),
+    num_images: int = 15_000,
     seed: int = 0,
+    tables: bool = False,
+    out: Path | None = None,
 ) -> None:
     """Held-out PSNR and metrics of a run; writes codes.h5 and evaluation.json into it. Or metrics of a file of codes.
 
     Args:
         target: a run folder, or codes.h5 / codes.npz with codes and factors.
         which: checkpoint: best by validation loss, or last.
-        metrics: which metrics.
-        num_images: test images at most.
-        seed: which of the test images.
+        metrics: which metrics, or all; default the usual ones.
+        num_images: test images, or rows of the file, at most; two thirds of them to fit on.
+        seed: which of the test images or rows, and what is random in the metrics.
+        tables: print every metric's matrix; default where there are at most three metrics.
+        out: also write the results of a file of codes as JSON.
     """
-    from .training.evaluation import evaluate_run, metrics_of
+    from .training.evaluation import evaluate_run, metrics_of, results_table
 
+    _need_positive(num_images=num_images)
+    names = metrics if metrics else None
+    full = True if tables else None
     if target.suffix in (".h5", ".hdf5", ".npz"):
         from . import metrics as metrics_module
 
         stored = metrics_module.load_codes(target)
         if stored.factors is None:
             raise ValueError(f"{target}: field 'factors' is missing: metrics need the factors of each code")
-        results, _ = metrics_of(stored.codes, stored.factors, metrics, stored.factor_names or ())
-        print("\n\n".join(str(result) for result in results.values()))
+        train = -(-num_images * 2 // 3)
+        results = metrics_of(
+            stored.codes,
+            stored.factors,
+            names,
+            stored.factor_names or (),
+            code_names=stored.code_names,
+            logvar=stored.logvar,
+            seed=seed,
+            num_train=train,
+            num_test=num_images - train,
+            progress=sys.stderr.isatty(),
+        )
+        print(results_table(results, full))
+        if out is not None:
+            print(f"\nwritten: {results.save(out)}")
         return
+    if out is not None:
+        raise ValueError("--out: is for a file of codes; a run's results go into its folder")
     run = _run(target)
-    print(evaluate_run(run, which, metrics, num_images, seed).table())
+    print(evaluate_run(run, which, names, num_images, seed, sys.stderr.isatty()).table(full))
     print(f"\nwritten: {run.path / 'evaluation.json'}, {run.path / 'codes.h5'}")
 
 

@@ -8,6 +8,7 @@ import torch
 
 from strucfast import models
 from strucfast.training import Run, Trainer, engine
+from strucfast.training.distributed import leave
 from strucfast.training.folder import FIRST_STAGE
 from tests.training.test_kill import ENVIRONMENT
 
@@ -46,7 +47,7 @@ def worker(folder):
             everywhere = [torch.empty_like(sums) for _ in range(2)]
             torch.distributed.all_gather(everywhere, sums)
             assert torch.equal(*everywhere), path.stem
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(tiny, tmp_path, monkeypatch):
