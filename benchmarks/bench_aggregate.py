@@ -1,15 +1,19 @@
 """aggregate_log_density and kl_terms against all pairs' log-densities in one (B, B, D) tensor; memory at B = 8192."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import strucfast as sf
-from benchmarks._passes import DIRECTIONS, leaves, passes
-from benchmarks._timing import allocated_bytes
+from benchmarks._passes import leaves, passes
 from benchmarks.baselines import total_correlation
 
 DATASET_SIZE = 737_280
-CASES = [(batch, dims, direction) for batch in (128, 512) for dims in (10, 20) for direction in DIRECTIONS]
+# The compiled baseline's backward gives its buffers away and runs once, so the backward alone is not timed.
+CASES = [(batch, dims, direction) for batch in (128, 512) for dims in (10, 20) for direction in ("forward", "both")]
 # Eager takes 0.3 s a call: both directions together say enough.
 CASES += [(2048, 10, "both"), (2048, 20, "both")]
 
@@ -59,14 +63,30 @@ def test_kl_terms(compare, batch):
     compare("kl_terms", f"B {batch}, D 10", "both", torch.float32, "contiguous", providers, check=False, seconds=1.5)
 
 
+# Writing 5 to clear_refs starts the kernel's record of the peak anew (Linux).
+PEAK = """
+import sys, torch, strucfast as sf
+
+def status(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
+
+def step(batch, dims):
+    inputs = [torch.randn(batch, dims, requires_grad=True) for _ in range(3)]
+    q = sf.ops.aggregate_log_density(*inputs, dataset_size=737280)
+    torch.autograd.grad(q.joint.sum() + q.marginal.sum(), inputs)
+
+step(64, 20)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = status("VmRSS")
+step(8192, 20)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
 def test_memory_of_a_large_batch():
-    """Forward and backward at B = 8192, D = 20 allocate less than 200 MB; one (B, B, D) tensor is 5.4 GB."""
-    inputs = posteriors(8192, 20)
-
-    def step():
-        q = sf.ops.aggregate_log_density(*inputs, dataset_size=DATASET_SIZE)
-        torch.autograd.grad(q.joint.sum() + q.marginal.sum(), inputs)
-
-    megabytes = allocated_bytes(step) / 1e6
-    print(f"{megabytes:.0f} MB")
-    assert megabytes < 200
+    """Forward and backward at B = 8192, D = 20 add less than 200 MB to the process; one (B, B, D) tensor is 5.4 GB."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    print(f"{float(done.stdout):.0f} MB")
+    assert 1 < float(done.stdout) < 200
