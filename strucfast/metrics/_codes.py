@@ -11,23 +11,36 @@ from typing import Any
 import numpy as np
 
 from ._histogram import column_range
-from ._inputs import check_codes, check_factors, check_names
+from ._inputs import check_codes, check_factors, check_finite, check_names
 
 _NAMES = ("code_names", "factor_names")
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes (N, D) float32 or float64, factors (N, K) int64 and row numbers (N,) where known, and names."""
+    """Codes (N, D) float32 or float64; factors (N, K) int64, row numbers (N,) and names where known.
+
+    ``logvar`` (N, D): log-variances of the posteriors whose means are ``codes``.
+    """
 
     codes: np.ndarray
     factors: np.ndarray | None = None
     indices: np.ndarray | None = None
     code_names: tuple[str, ...] | None = None
     factor_names: tuple[str, ...] | None = None
+    logvar: np.ndarray | None = None
 
 
-def _checked(codes: Any, factors: Any, indices: Any, code_names: Any, factor_names: Any) -> Codes:
+def check_logvar(logvar: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Log-variances of posteriors, of the codes' shape (N, D) and finite."""
+    logvar = check_codes(logvar, "logvar")
+    if logvar.shape != shape:
+        raise ValueError(f"logvar: expected the codes' shape {shape}, got {logvar.shape}")
+    check_finite(logvar, "logvar")
+    return logvar
+
+
+def _checked(codes: Any, factors: Any, indices: Any, code_names: Any, factor_names: Any, logvar: Any) -> Codes:
     codes = check_codes(codes)
     column_range(codes, "codes")
     if factors is not None:
@@ -45,6 +58,7 @@ def _checked(codes: Any, factors: Any, indices: Any, code_names: Any, factor_nam
         indices,
         check_names("code_names", code_names, codes.shape[1]),
         None if factors is None else check_names("factor_names", factor_names, factors.shape[1]),
+        None if logvar is None else check_logvar(logvar, codes.shape),
     )
 
 
@@ -56,10 +70,12 @@ def save_codes(
     indices: Any = None,
     code_names: Any = None,
     factor_names: Any = None,
+    logvar: Any = None,
 ) -> Path:
     """Write codes (N, D), optional factors (N, K) and row numbers (N,), and names to an HDF5 file, all or nothing.
 
-    Datasets ``codes``, ``factors``, ``indices``; attributes ``code_names``, ``factor_names`` (lists of strings).
+    Datasets ``codes``, ``factors``, ``indices``, ``logvar`` (N, D); attributes ``code_names``,
+    ``factor_names`` (lists of strings).
 
     Raises:
         ValueError, TypeError: arrays that do not belong together, codes that are not finite.
@@ -67,12 +83,12 @@ def save_codes(
     import h5py
 
     path = Path(path)
-    data = _checked(codes, factors, indices, code_names, factor_names)
+    data = _checked(codes, factors, indices, code_names, factor_names, logvar)
     # A reader sees the old file or the whole new one.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with h5py.File(partial, "w") as file:
-            for field in ("codes", "factors", "indices"):
+            for field in ("codes", "factors", "indices", "logvar"):
                 if getattr(data, field) is not None:
                     file.create_dataset(field, data=getattr(data, field))
             for field in _NAMES:
@@ -87,7 +103,7 @@ def save_codes(
 def load_codes(path: str | os.PathLike) -> Codes:
     """Read codes from an HDF5 file (:func:`save_codes`) or an .npz with the same fields.
 
-    ``codes`` is needed; ``factors``, ``indices``, ``code_names`` and ``factor_names`` may be missing.
+    ``codes`` is needed; ``factors``, ``indices``, ``logvar``, ``code_names`` and ``factor_names`` may be missing.
 
     Raises:
         FileNotFoundError: no such file.
@@ -103,7 +119,7 @@ def load_codes(path: str | os.PathLike) -> Codes:
     if "codes" not in fields:
         raise ValueError(f"{path}: field 'codes': missing; the file has {sorted(fields)}")
     try:
-        return _checked(*(fields.get(name) for name in ("codes", "factors", "indices", *_NAMES)))
+        return _checked(*(fields.get(name) for name in ("codes", "factors", "indices", *_NAMES, "logvar")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: field {error}") from error
 

@@ -25,10 +25,12 @@ class Result:
     """Base of the frozen result dataclasses."""
 
     name: ClassVar[str]
+    score: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, ready for JSON; undefined values are None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        """Plain lists and numbers, ready for JSON: the score and all fields; undefined values are None."""
+        fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {"score": _plain(self.score), **fields}
 
     def __repr__(self) -> str:
         return str(self)

@@ -8,7 +8,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,12 @@ from .config import near
 from .machine import resolve_device
 from .run import Run
 
+if TYPE_CHECKING:
+    from .. import metrics
+
+# So many metrics still print their matrices.
+_FEW = 3
+
 
 @dataclass
 class Evaluation:
@@ -30,6 +36,7 @@ class Evaluation:
         metrics: result by name; empty where the data has no known factors.
         codes: (N, D) float32, posterior means. factors: (N, K) int64, None where unknown. indices: (N,) int64.
         seconds: time by part.
+        logvar: (N, D) float32, log-variances of the posteriors; None for an encoder without variance.
     """
 
     psnr: float
@@ -38,21 +45,26 @@ class Evaluation:
     factors: np.ndarray | None
     indices: np.ndarray
     seconds: dict[str, float] = field(default_factory=dict)
+    logvar: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able figures, without the arrays of codes."""
         metrics = {name: result.to_dict() for name, result in self.metrics.items()}
         return {"images": len(self.codes), "psnr": self.psnr, "metrics": metrics, "seconds": self.seconds}
 
-    def table(self) -> str:
-        """The figures as text."""
+    def table(self, full: bool | None = None) -> str:
+        """The figures as text; ``full`` adds the matrix of every metric, by default where there are few metrics."""
         lines = [f"held-out images  {len(self.codes):,}", f"PSNR             {self.psnr:.2f} dB"]
         if not self.metrics:
-            lines.append("metrics          none: the data has no known factors")
-        return "\n".join([*lines, *(f"\n{result}" for result in self.metrics.values())])
+            return "\n".join([*lines, "metrics          none: the data has no known factors"])
+        return "\n".join([*lines, "", results_table(self.metrics, full)])
 
 
-@torch.no_grad()
+def results_table(results: metrics.Results, full: bool | None = None) -> str:
+    """Scores as text; ``full`` adds the matrix of every metric, by default where there are few metrics."""
+    return str(results) if full or (full is None and len(results) <= _FEW) else results.summary()
+
+
 def encode(model: nn.Module, dataset: Any, indices: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Codes and reconstruction errors of images.
 
@@ -63,16 +75,29 @@ def encode(model: nn.Module, dataset: Any, indices: np.ndarray, batch_size: int 
     Returns:
         codes (N, D) float32 (posterior means) and the mean squared error (N,) of each image's reconstruction.
     """
+    codes, _, errors = _encode(model, dataset, indices, batch_size)
+    return codes, errors
+
+
+@torch.no_grad()
+def _encode(
+    model: nn.Module, dataset: Any, indices: np.ndarray, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Means, log-variances (None where a posterior is a point) and reconstruction errors of images."""
     if len(indices) == 0:
         raise ValueError("indices: expected at least one image, got none")
     device = next(model.parameters()).device
-    codes, errors = [], []
+    codes, variances, errors = [], [], []
     for start in range(0, len(indices), batch_size):
         x = to_float(dataset.images(indices[start : start + batch_size])).to(device)
-        z = model.encode(x).mean
+        posterior = model.encode(x)
+        z = posterior.mean
         codes.append(z.float().cpu())
+        variances.append(posterior.variance.float().cpu())
         errors.append((model.decode(z) - x).square().double().mean(dim=(1, 2, 3)).cpu())
-    return torch.cat(codes).numpy(), torch.cat(errors).numpy()
+    variance = torch.cat(variances)
+    logvar = variance.log().numpy() if bool((variance > 0).all()) else None
+    return torch.cat(codes).numpy(), logvar, torch.cat(errors).numpy()
 
 
 def psnr(errors: np.ndarray) -> float:
@@ -81,9 +106,18 @@ def psnr(errors: np.ndarray) -> float:
 
 
 def evaluate_run(
-    run: Run, which: str = "best", metrics: tuple[str, ...] = ("mig",), num_images: int = 10_000, seed: int = 0
+    run: Run,
+    which: str = "best",
+    metrics: str | tuple[str, ...] | None = None,
+    num_images: int = 15_000,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Evaluation:
     """Encode (up to ``num_images`` of) the test split; write codes.h5 and evaluation.json into the run folder.
+
+    Args:
+        metrics: names; None for the default ones, "all" for all that can be computed, () for none.
+        progress: show a bar.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged. ValueError: unknown metric.
@@ -97,12 +131,16 @@ def evaluate_run(
         generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
         indices = np.sort(generator.choice(indices, num_images, replace=False))
     began = time.perf_counter()
-    codes, errors = encode(model, dataset, indices)
+    codes, logvar, errors = _encode(model, dataset, indices)
     seconds = {"encoding": time.perf_counter() - began}
     named = bool(dataset.factor_names)
     factors = np.asarray(dataset.factors(indices)) if named else None
-    results, taken = ({}, {}) if factors is None else metrics_of(codes, factors, metrics, dataset.factor_names)
-    evaluation = Evaluation(psnr(errors), results, codes, factors, indices, seconds | taken)
+    results: dict[str, Any] = {}
+    if factors is not None and metrics != ():
+        options = {"logvar": logvar, "seed": seed, "progress": progress}
+        results = metrics_of(codes, factors, metrics, dataset.factor_names, **options)
+        seconds |= results.seconds
+    evaluation = Evaluation(psnr(errors), results, codes, factors, indices, seconds, logvar)
     _save_codes(run.path / "codes.h5", evaluation, dataset)
     header = {"checkpoint": which, "step": run.scalars(which)["step"], "data": dataset.name}
     write_file(run.path / "evaluation.json", json.dumps(header | evaluation.to_dict(), indent=1))
@@ -110,49 +148,30 @@ def evaluate_run(
 
 
 def metrics_of(
-    codes: np.ndarray, factors: np.ndarray, names: tuple[str, ...] = ("mig",), factor_names: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Results and seconds of the named metrics of codes (N, D) and factors (N, K).
+    codes: np.ndarray,
+    factors: np.ndarray,
+    names: str | tuple[str, ...] | None = None,
+    factor_names: tuple[str, ...] = (),
+    **options: Any,
+) -> metrics.Results:
+    """Results of the named metrics of codes (N, D) and factors (N, K); options of ``metrics.evaluate_codes``.
 
     Raises:
-        ValueError: unknown metric.
+        ValueError: unknown metric, and what the metrics raise.
     """
     from .. import metrics
 
     _check_metrics(names)
-    stored = _StoredCodes(codes, factors, tuple(factor_names) or tuple(f"v{i}" for i in range(factors.shape[1])))
-    results, seconds = {}, {}
-    for name in names:
-        began = time.perf_counter()
-        results |= metrics.evaluate(lambda rows: rows, stored, (name,), num_samples=len(codes), batch_size=len(codes))
-        seconds[name] = time.perf_counter() - began
-    return results, seconds
+    return metrics.evaluate_codes(codes, factors, names, factor_names=factor_names or None, **options)
 
 
-def _check_metrics(names: tuple[str, ...]) -> None:
+def _check_metrics(names: str | tuple[str, ...] | None) -> None:
     from .. import metrics
 
-    for name in names:
-        if name not in metrics.names():
-            raise ValueError(f"unknown metric {name!r}{near(name, metrics.names())}")
-
-
-@dataclass(frozen=True)
-class _StoredCodes:
-    """Codes in the place of the images they were encoded from."""
-
-    codes: np.ndarray
-    all_factors: np.ndarray
-    factor_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        return self.codes[indices]
-
-    def factors(self, indices: np.ndarray) -> np.ndarray:
-        return self.all_factors[indices]
+    known = (*metrics.names(), "all")
+    for name in (names,) if isinstance(names, str) else names or ():
+        if name not in known:
+            raise ValueError(f"unknown metric {name!r}{near(name, known)}")
 
 
 def mean_and_deviation(values: list[float]) -> dict[str, Any]:
@@ -181,4 +200,5 @@ def _save_codes(path: Path, evaluation: Evaluation, dataset: Any) -> None:
         indices=evaluation.indices,
         factor_names=dataset.factor_names if evaluation.factors is not None else None,
         code_names=[f"z{i}" for i in range(evaluation.codes.shape[1])],
+        logvar=evaluation.logvar,
     )

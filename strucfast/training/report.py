@@ -60,4 +60,5 @@ def _figures(run: Run, which: str) -> tuple[dict[str, Any], dict[str, float]]:
         return {}, found["seconds"]
     stored = metrics.load_codes(run.path / "codes.h5")
     names = tuple(found["metrics"])
-    return metrics_of(stored.codes, stored.factors, names, stored.factor_names or ())[0], found["seconds"]
+    results = metrics_of(stored.codes, stored.factors, names, stored.factor_names or (), logvar=stored.logvar)
+    return results, found["seconds"]
