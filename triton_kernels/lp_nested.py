@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._launch import check_device, launch
+from ._launch import check_device, launch, register_limit
 from ._layout import ceil_div, next_power_of_two
 from ._math import load
 from ._reduce import column_sums
@@ -487,5 +487,7 @@ def lp_nested_log_prob_backward(
         BLOCK_R=next_power_of_two(rows),
         BLOCK_K=16,
         num_warps=4,
+        # One program: nothing is lost by giving it all the registers it wants.
+        max_registers=register_limit(4),
     )
     return tuple(outputs)

@@ -96,7 +96,7 @@ SF_INLINE void add_gradients(LpLanes<T>& w, T* z, typename LpLanes<T>::Int* slop
     const T weighted = grad[i] * (power.energy > kLargest ? kLargest : power.energy);
     sums.log_norm[i] += weighted * power.log_norm;
     sums.energy[i] += weighted;
-    sums.entropy[i] += weighted * (power.log_total - p * (w.moment[i] * inverse_total));
+    sums.entropy[i] += with_entropy ? weighted * (power.log_total - p * (w.moment[i] * inverse_total)) : T(0);
   }
   for (int64_t j = 0; j < s.size; ++j) {
     T* SF_RESTRICT row = z + j * kLanes;

@@ -20,7 +20,7 @@ CHECKS = {
     "check_aggregate": 35,
     "check_golden": 12,
     "check_group_norm_modulate": 40,
-    "check_lp_nested": 60,
+    "check_lp_nested": 45,
     "check_math": 40,
     "check_modulate": 50,
     "check_pairwise": 35,
