@@ -186,6 +186,7 @@ WORKER = """
 import sys, torch
 from torch import distributed
 from strucfast.losses import kl_terms
+from strucfast.training.distributed import leave
 
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if world > 1:
@@ -206,6 +207,7 @@ for value in found:
         value /= world
 if rank == 0:
     torch.save(found, f"{folder}/{world}.pt")
+leave()
 """
 
 
