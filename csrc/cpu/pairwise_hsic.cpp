@@ -200,11 +200,10 @@ void hsic_backward_pairs(const Hsic<T>& h, int64_t begin, int64_t end) {
 
 template <typename T>
 void hsic_backward_finish(const Hsic<T>& h, T grad, T* dx, T* dy) {
-  const int64_t size = hsic_memory(h), n = h.points, stride = pairwise_stride(n);
-  if (h.slope_x) add_units(h.memory, h.units(), size, stride, 0, n, h.x.dims, grad, dx, h.x.dims);
-  if (h.slope_y) {
-    add_units(h.memory + h.x.dims * stride, h.units(), size, stride, 0, n, h.y.dims, grad, dy, h.y.dims);
-  }
+  const int64_t n = h.points, stride = pairwise_stride(n);
+  sum_units(h.memory, h.units(), hsic_memory(h), (h.x.dims + h.y.dims) * stride);
+  if (h.slope_x) write_rows(h.memory, stride, 0, n, h.x.dims, grad, dx, h.x.dims);
+  if (h.slope_y) write_rows(h.memory + h.x.dims * stride, stride, 0, n, h.y.dims, grad, dy, h.y.dims);
 }
 
 #define SF_INSTANTIATE(T) \

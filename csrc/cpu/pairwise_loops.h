@@ -179,16 +179,22 @@ struct Points {
   int64_t num_bandwidths;
 };
 
-// (dims, stride) sums over the units, times `scale`, to rows of coordinates.
+// The first unit's values become the sums over all units.
 template <typename T>
-void add_units(const T* memory, int64_t units, int64_t unit_size, int64_t stride, int64_t begin, int64_t end,
-               int64_t dims, T scale, T* to, int64_t to_stride) {
+SF_CLONES void sum_units(T* SF_RESTRICT memory, int64_t units, int64_t unit_size, int64_t size) {
+  for (int64_t u = 1; u < units; ++u) {
+    const T* SF_RESTRICT from = memory + u * unit_size;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) memory[i] += from[i];
+  }
+}
+
+// Points [begin, end) of (dims, stride) sums, times `scale`, as rows of coordinates.
+template <typename T>
+void write_rows(const T* sums, int64_t stride, int64_t begin, int64_t end, int64_t dims, T scale, T* to,
+                int64_t to_stride) {
   for (int64_t i = begin; i < end; ++i) {
-    for (int64_t d = 0; d < dims; ++d) {
-      T sum = 0;
-      for (int64_t u = 0; u < units; ++u) sum += memory[u * unit_size + d * stride + i];
-      to[(i - begin) * to_stride + d] = scale * sum;
-    }
+    for (int64_t d = 0; d < dims; ++d) to[(i - begin) * to_stride + d] = scale * sums[d * stride + i];
   }
 }
 

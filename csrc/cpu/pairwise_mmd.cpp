@@ -100,14 +100,13 @@ void mmd_finish(const Mmd<T>& m, T* value, T* slope_first, T* slope_second) {
     // A point's pair with itself has k = 1 under every bandwidth.
     if (!m.unbiased) total += m.num_bandwidths * (1.0 / m.first + 1.0 / (m.points - m.first));
     value[s] = static_cast<T>(total);
-    const int64_t size = m.memory == nullptr ? 0 : mmd_memory(m);
-    const T* memory = m.memory + s * units * size;
-    const int64_t stride = pairwise_stride(m.points);
-    if (m.slope_first) {
-      add_units(memory, units, size, stride, 0, m.first, m.dims, T(1), slope_first + s * m.dims, coordinates);
-    }
+    if (m.memory == nullptr) continue;
+    const int64_t size = mmd_memory(m), stride = pairwise_stride(m.points), points = m.points;
+    T* sums = m.memory + s * units * size;
+    sum_units(sums, units, size, m.dims * stride);
+    if (m.slope_first) write_rows(sums, stride, 0, m.first, m.dims, T(1), slope_first + s * m.dims, coordinates);
     if (m.slope_second) {
-      add_units(memory, units, size, stride, m.first, m.points, m.dims, T(1), slope_second + s * m.dims, coordinates);
+      write_rows(sums, stride, m.first, points, m.dims, T(1), slope_second + s * m.dims, coordinates);
     }
   }
 }
