@@ -50,7 +50,8 @@ int64_t columns_ahead(const Place& at, bool stream) {
 }
 
 template <typename T, typename Slices>
-void apply(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, const Slices& s, int64_t from, Scratch<T>& scratch) {
+void apply(const AdaIN& m, const Place& at, Tile<const Compute<T>> x, const Slices& s, int64_t from,
+           Scratch<T>& scratch) {
   using C = Compute<T>;
   T* const to = static_cast<T*>(m.y) + at.offset;
   const bool stream = streams<T>(m.samples * m.channels * m.pixels);

@@ -85,11 +85,12 @@ SF_INLINE void row_statistics_of(Tile<const C> x, int64_t rows, int64_t cols, C 
   for (int64_t r = 0; r < kBatch; ++r) rstd[r] = C(1) / std::sqrt(sums[r] * each + eps);
 }
 
-// Statistics of up to kBatch whole rows that stay in L1. For rows of one vector (4x4 pixels in float) the general loop
-// would cost more around the vector than in it.
+// Statistics of up to kBatch whole rows that stay in L1. For rows of one or four vectors (4x4 and 8x8 pixels in float)
+// the general loop would cost more around the vectors than in them.
 template <typename C>
 SF_CLONES void row_statistics(Tile<const C> x, int64_t rows, int64_t cols, C eps, C* first, C* mean, C* rstd) {
   if (cols == kLanes<C>) return row_statistics_of<kLanes<C>>(x, rows, cols, eps, first, mean, rstd);
+  if (cols == 4 * kLanes<C>) return row_statistics_of<4 * kLanes<C>>(x, rows, cols, eps, first, mean, rstd);
   row_statistics_of<0>(x, rows, cols, eps, first, mean, rstd);
 }
 
@@ -175,6 +176,26 @@ SF_INLINE void gradient_line(const C* SF_RESTRICT x, const C* SF_RESTRICT g, con
   if (kScale) copy_lanes(sum_h, line_h);
 }
 
+// The same for rows of more than four vectors, for which adding up lanes is little of the work.
+template <typename C>
+SF_INLINE void long_gradient_rows(Tile<const C> x, Tile<const C> g, int64_t rows, int64_t cols, const C* first_of,
+                                  const C* mean_of, C* SF_RESTRICT sum_g, C* SF_RESTRICT sum_h,
+                                  C* SF_RESTRICT sum_hd) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const C* SF_RESTRICT xr = x.data + r * x.stride;
+    const C* SF_RESTRICT gr = g.data + r * g.stride;
+    const C first = first_of[r], mean = mean_of[r];
+    C total = 0, product = 0;
+#pragma omp simd reduction(+ : total, product)
+    for (int64_t j = 0; j < cols; ++j) {
+      total += gr[j];
+      product += gr[j] * ((xr[j] - first) - mean);
+    }
+    sum_g[r] = sum_h[r] = total;
+    sum_hd[r] = product;
+  }
+}
+
 template <bool kScale, int64_t kCols, typename C>
 SF_INLINE void gradient_rows_of(Tile<const C> x, Tile<const C> g, const Pixels<C>& pixels, int64_t rows, int64_t cols,
                                 const C* first, const C* mean, const C* rstd, C* SF_RESTRICT sum_g,
@@ -204,6 +225,12 @@ SF_CLONES void gradient_rows(Tile<const C> x, Tile<const C> g, Pixels<C> pixels,
                              const C* first, const C* mean, const C* rstd, C* sum_g, C* sum_h, C* sum_hd) {
   if (!kScale && cols == kLanes<C>) {
     return gradient_rows_of<kScale, kLanes<C>>(x, g, pixels, rows, cols, first, mean, rstd, sum_g, sum_h, sum_hd);
+  }
+  if (!kScale && cols == 4 * kLanes<C>) {
+    return gradient_rows_of<kScale, 4 * kLanes<C>>(x, g, pixels, rows, cols, first, mean, rstd, sum_g, sum_h, sum_hd);
+  }
+  if (!kScale && cols > 4 * kLanes<C>) {
+    return long_gradient_rows(x, g, rows, cols, first, mean, sum_g, sum_h, sum_hd);
   }
   gradient_rows_of<kScale, 0>(x, g, pixels, rows, cols, first, mean, rstd, sum_g, sum_h, sum_hd);
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include "../common/activation.h"
 #include "moments.h"
+#include "row_sums.h"
 #include "tile.h"
 
 // The vector loops of group_norm_modulate. In all of them d = x - mean, u = slope * d + offset (the norm and its affine),
@@ -80,13 +81,6 @@ SF_CLONES void forward_rows(Tile<const C> x, Tile<C> y, Tile<const C> scale, Til
   }
 }
 
-// `omp simd` keeps gcc from unrolling a short loop into scalars first (25 ns a row).
-template <typename C>
-SF_INLINE void copy_lanes(const C* SF_RESTRICT from, C* SF_RESTRICT to) {
-#pragma omp simd
-  for (int64_t l = 0; l < kLanes<C>; ++l) to[l] = from[l];
-}
-
 // One cache line of a row of the backward, added to the lanes of its four sums.
 template <Activation A, typename C, bool kPixel, bool kFull>
 SF_INLINE void backward_line(const C* SF_RESTRICT x, const C* SF_RESTRICT g, C* SF_RESTRICT t, const C* SF_RESTRICT scale,
@@ -108,12 +102,16 @@ SF_INLINE void backward_line(const C* SF_RESTRICT x, const C* SF_RESTRICT g, C* 
   }
 }
 
-template <Activation A, typename C, bool kPixel>
-SF_CLONES void backward_rows(Tile<const C> x, Tile<const C> g, Tile<C> t, Tile<const C> scale, Tile<C> gm, int64_t rows,
-                             int64_t cols, C mean, const RowCoefficients<C>* coefficients, RowSums<C>* sums) {
+// Rows of one tile; kCols is their length where that is known, else 0.
+template <Activation A, bool kPixel, int64_t kCols, typename C>
+SF_INLINE void backward_rows_of(Tile<const C> x, Tile<const C> g, Tile<C> t, Tile<const C> scale, Tile<C> gm,
+                                int64_t rows, int64_t size, C mean, const RowCoefficients<C>* coefficients,
+                                RowSums<C>* sums) {
   constexpr int64_t batch = 8, lanes = kLanes<C>;
-  // The lanes of the sums wait here: added up at the end of each row, gcc mixes the four sums in 100 shuffles.
-  C parts[batch * 4 * lanes];
+  const int64_t cols = kCols == 0 ? size : kCols;
+  // Four lines for each row.
+  C lines[batch * 4 * lanes], totals[batch * 4];
+  std::fill_n(lines, batch * 4 * lanes, C(0));
   for (int64_t first = 0; first < rows; first += batch) {
     const int64_t last = std::min(rows, first + batch);
     for (int64_t r = first; r < last; ++r) {
@@ -137,19 +135,24 @@ SF_CLONES void backward_rows(Tile<const C> x, Tile<const C> g, Tile<C> t, Tile<c
         backward_line<A, C, kPixel, false>(xr + j, gr + j, tr + j, kPixel ? sr + j : nullptr, kPixel ? mr + j : nullptr,
                                            cols - j, mean, slope, offset, sum_g, sum_gm, sum_t, sum_td);
       }
-      C* const part = parts + (r - first) * 4 * lanes;
-      copy_lanes(sum_g, part);
-      copy_lanes(sum_gm, part + lanes);
-      copy_lanes(sum_t, part + 2 * lanes);
-      copy_lanes(sum_td, part + 3 * lanes);
+      C* const line = lines + (r - first) * 4 * lanes;
+      copy_lanes(sum_g, line);
+      copy_lanes(sum_gm, line + lanes);
+      copy_lanes(sum_t, line + 2 * lanes);
+      copy_lanes(sum_td, line + 3 * lanes);
     }
-    for (int64_t i = 0; i < 4 * (last - first); ++i) {
-      C sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t l = 0; l < lanes; ++l) sum += parts[i * lanes + l];
-      sums[first + i / 4].of[i % 4] += sum;
-    }
+    sum_lines<4 * batch>(lines, totals);
+    for (int64_t i = 0; i < 4 * (last - first); ++i) sums[first + i / 4].of[i % 4] += totals[i];
   }
+}
+
+template <Activation A, typename C, bool kPixel>
+SF_CLONES void backward_rows(Tile<const C> x, Tile<const C> g, Tile<C> t, Tile<const C> scale, Tile<C> gm, int64_t rows,
+                             int64_t cols, C mean, const RowCoefficients<C>* coefficients, RowSums<C>* sums) {
+  if (!kPixel && cols == kLanes<C>) {
+    return backward_rows_of<A, kPixel, kLanes<C>>(x, g, t, scale, gm, rows, cols, mean, coefficients, sums);
+  }
+  backward_rows_of<A, kPixel, 0>(x, g, t, scale, gm, rows, cols, mean, coefficients, sums);
 }
 
 // dx = p t + q d + k; p = p_of[r].

@@ -1,5 +1,7 @@
 #include "modulate.h"
 
+#include "row_sums.h"
+
 namespace strucfast {
 namespace {
 
@@ -55,9 +57,59 @@ void scaled(Tile<const C> x, Tile<C> y, int64_t rows, int64_t cols, Beside<C> sc
   f(x.data, x.stride, y.data, y.stride, rows, cols, scale.data, scale.stride);
 }
 
+// Rows of up to four vectors, for which adding up lanes is most of the work; kCols is their length where that is known,
+// else 0.
+template <int64_t kCols, typename C>
+SF_INLINE void add_short_row_sums(const C* g, const C* x, int64_t rows, int64_t size, int64_t g_stride,
+                                  int64_t x_stride, C* sum_gx, C* sum_g) {
+  constexpr int64_t lanes = kLanes<C>;
+  const int64_t cols = kCols == 0 ? size : kCols;
+  C lines_gx[kBatch * lanes], lines_g[kBatch * lanes], totals_gx[kBatch], totals_g[kBatch];
+  std::fill_n(lines_gx, kBatch * lanes, C(0));
+  std::fill_n(lines_g, kBatch * lanes, C(0));
+  for (int64_t first = 0; first < rows; first += kBatch) {
+    const int64_t count = std::min(kBatch, rows - first);
+    for (int64_t r = 0; r < count; ++r) {
+      const C* SF_RESTRICT gr = g + (first + r) * g_stride;
+      const C* SF_RESTRICT xr = x + (first + r) * x_stride;
+      C gx[lanes], gs[lanes];
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) gx[l] = gs[l] = 0;
+      int64_t j = 0;
+      for (; j + lanes <= cols; j += lanes) {
+#pragma omp simd
+        for (int64_t l = 0; l < lanes; ++l) {
+          gx[l] += gr[j + l] * xr[j + l];
+          gs[l] += gr[j + l];
+        }
+      }
+      if (j < cols) {
+#pragma omp simd
+        for (int64_t l = 0; l < cols - j; ++l) {
+          gx[l] += gr[j + l] * xr[j + l];
+          gs[l] += gr[j + l];
+        }
+      }
+      copy_lanes(gx, lines_gx + r * lanes);
+      copy_lanes(gs, lines_g + r * lanes);
+    }
+    sum_lines(lines_gx, totals_gx);
+    sum_lines(lines_g, totals_g);
+    for (int64_t r = 0; r < count; ++r) {
+      sum_gx[first + r] += totals_gx[r];
+      sum_g[first + r] += totals_g[r];
+    }
+  }
+}
+
 template <typename C>
 SF_CLONES void add_row_sums(const C* g, const C* x, int64_t rows, int64_t cols, int64_t g_stride, int64_t x_stride,
                             C* sum_gx, C* sum_g) {
+  constexpr int64_t lanes = kLanes<C>;
+  // 4x4 and 8x8 pixels in float: the general loop would cost more around the vectors than in them.
+  if (cols == lanes) return add_short_row_sums<lanes>(g, x, rows, cols, g_stride, x_stride, sum_gx, sum_g);
+  if (cols == 4 * lanes) return add_short_row_sums<4 * lanes>(g, x, rows, cols, g_stride, x_stride, sum_gx, sum_g);
+  if (cols < 4 * lanes) return add_short_row_sums<0>(g, x, rows, cols, g_stride, x_stride, sum_gx, sum_g);
   for (int64_t r = 0; r < rows; ++r) {
     const C* SF_RESTRICT gr = g + r * g_stride;
     const C* SF_RESTRICT xr = x + r * x_stride;
