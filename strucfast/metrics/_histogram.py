@@ -1,4 +1,4 @@
-"""Binned codes against factors: the host kernels, or numpy with the same counts.
+"""Binned codes against factors: the host or CUDA kernels, or numpy, with the same counts.
 
 Bins are equal-width between a code's minimum and maximum, with float64 edges ``numpy.linspace(min, max, bins + 1)``
 also for float32 codes; the label of x is ``#{edges[:-1] <= x} - 1``. Codes that lie on edges (grid-valued latents) are
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
+import torch
 
 from .. import _native
+from . import _device
 
 
 @functools.cache
@@ -25,8 +27,10 @@ def host() -> ModuleType | None:
         return None
 
 
-def column_range(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+def column_range(values: np.ndarray | torch.Tensor, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Minimum and maximum of each column of (N, C) values; ValueError naming the first value that is not finite."""
+    if isinstance(values, torch.Tensor):
+        return _device.column_range(values, name)
     module = host()
     if module is not None:
         low, high, finite = module.column_range(values, module.default_threads())
@@ -39,7 +43,7 @@ def column_range(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]
     return low, high
 
 
-def bin_edges(codes: np.ndarray, bins: int, name: str = "codes") -> np.ndarray:
+def bin_edges(codes: np.ndarray | torch.Tensor, bins: int, name: str = "codes") -> np.ndarray:
     """(D, bins + 1) float64 edges of the codes (N, D); a constant code gets +-0.5 around its value."""
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
         raise ValueError(f"bins: expected a positive integer, got {bins!r}")
@@ -120,25 +124,32 @@ def _entropy_terms(counts: np.ndarray, n: int) -> np.ndarray:
     return counts / n * np.log(n / np.maximum(counts, 1))
 
 
-def _dense(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _dense(factors: np.ndarray | torch.Tensor) -> tuple[np.ndarray | torch.Tensor, np.ndarray, np.ndarray]:
     """Factors, their smallest values and their numbers of values; sparse values (10, 2000, 10**9) become ranks."""
     low, high = column_range(factors, "factors")
     # In Python integers: the difference of two int64 may overflow.
     spans = [int(b) - int(a) + 1 for a, b in zip(low, high)]
     sparse = [k for k, span in enumerate(spans) if span > max(256, 2 * len(factors))]
     if sparse:
-        factors = factors.copy()
+        on_device = isinstance(factors, torch.Tensor)
+        factors = factors.clone() if on_device else factors.copy()
         for k in sparse:
-            values, factors[:, k] = np.unique(factors[:, k], return_inverse=True)
+            unique = torch.unique if on_device else np.unique
+            values, factors[:, k] = unique(factors[:, k], return_inverse=True)
             low[k], spans[k] = 0, len(values)
     return factors, low, np.asarray(spans, dtype=np.int64)
 
 
-def joint_counts(codes: np.ndarray, factors: np.ndarray, bins: int) -> JointCounts:
-    """Counts of the binned codes (N, D) float against the factors (N, K) int64, in one pass over the rows."""
+def joint_counts(codes: np.ndarray | torch.Tensor, factors: np.ndarray | torch.Tensor, bins: int) -> JointCounts:
+    """Counts of the binned codes (N, D) float against the factors (N, K) int64, in one pass over the rows.
+
+    Both are checked arrays, or both tensors on a GPU, of which only the counts leave it.
+    """
     edges = bin_edges(codes, bins)
     factors, low, sizes = _dense(factors)
     starts = np.concatenate(([0], np.cumsum(sizes)))
+    if isinstance(codes, torch.Tensor):
+        return JointCounts(_device.joint_counts(codes, edges, factors, low, starts), starts)
     module = host()
     if module is not None:
         counts = module.joint_histogram(codes, edges, factors, low, sizes, module.default_threads())

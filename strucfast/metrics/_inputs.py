@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+
+from . import _device
 
 
 def _array(name: str, values: Any) -> np.ndarray:
@@ -26,16 +29,28 @@ def _array(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
-    """(N, D) codes as C-contiguous float32 or float64; finiteness is the histogram's first pass."""
+def check_codes(codes: Any, name: str = "codes", *, keep_device: bool = False) -> np.ndarray | torch.Tensor:
+    """(N, D) codes as C-contiguous float32 or float64; finiteness is the histogram's first pass.
+
+    ``keep_device``: codes on a GPU whose kernels are there stay tensors on it, for metrics that have CUDA kernels.
+    """
+    if keep_device and _device.takes(codes):
+        return _device.check_codes(codes, name)
     array = _array(name, codes)
     half = array.dtype == np.float16
     dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.float32 if half else np.float64
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-def check_factors(factors: Any, rows: int | None = None, name: str = "factors") -> np.ndarray:
-    """(N, K) factors as C-contiguous int64; floats are taken where every one is a whole number."""
+def check_factors(
+    factors: Any, rows: int | None = None, name: str = "factors", *, like: Any = None
+) -> np.ndarray | torch.Tensor:
+    """(N, K) factors as C-contiguous int64; floats are taken where every one is a whole number.
+
+    ``like``: checked codes; where these are a tensor on a GPU, so become the factors.
+    """
+    if isinstance(like, torch.Tensor):
+        return _device.check_factors(factors, like, name)
     array = _array(name, factors)
     if rows is not None and len(array) != rows:
         raise ValueError(f"{name}: expected {rows} rows, as many as codes, got {len(array)}")

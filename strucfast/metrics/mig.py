@@ -66,7 +66,7 @@ def mig(codes: Any, factors: Any, bins: int = 20, *, code_names: Any = None, fac
     posteriors).
 
     Args:
-        codes: (N, D) latent codes, posterior means as a rule; numpy or torch.
+        codes: (N, D) latent codes, posterior means as a rule; numpy or torch. Codes on a GPU are counted there.
         factors: (N, K) integer factor values. Only which values agree matters, not their order.
         bins: number of bins a code.
         code_names, factor_names: D and K names for the printed table.
@@ -79,8 +79,8 @@ def mig(codes: Any, factors: Any, bins: int = 20, *, code_names: Any = None, fac
         ValueError: empty arrays, shapes that do not belong together, codes that are not finite, factors that are not
             integers, no factor with two values. TypeError: not numbers.
     """
-    codes = check_codes(codes)
-    factors = check_factors(factors, len(codes))
+    codes = check_codes(codes, keep_device=True)
+    factors = check_factors(factors, len(codes), like=codes)
     code_names = check_names("code_names", code_names, codes.shape[1])
     factor_names = check_names("factor_names", factor_names, factors.shape[1])
     counts = joint_counts(codes, factors, bins)

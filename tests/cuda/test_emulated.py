@@ -9,6 +9,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 CHECKS = HERE / "emulator" / "kernel_checks.py"
+METRICS = HERE / "emulator" / "metric_checks.py"
 OPS = HERE.parent / "ops"
 
 
@@ -24,6 +25,11 @@ def test_kernels_against_float64(run_emulated):
 def test_kernels_in_another_order_of_threads(run_emulated, order):
     """A missing barrier, a race or a read of what nobody wrote gives other numbers in another order."""
     assert _passed(run_emulated(CHECKS, "-k", "not float64 and not float16", order=order)) >= 30
+
+
+@pytest.mark.parametrize("order", ("forward", "reverse", "shuffled"))
+def test_metrics_are_the_hosts(run_emulated, order):
+    assert _passed(run_emulated(METRICS, order=order)) >= 40
 
 
 def test_the_op_contract_holds(run_emulated):

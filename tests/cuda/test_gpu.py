@@ -6,11 +6,13 @@ tests/ops/test_contract.py, which runs on the GPU as well.
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 import strucfast as sf
 from strucfast import _native
+from strucfast.metrics import _histogram
 from strucfast.ops import _registry
 
 if not torch.cuda.is_available():
@@ -25,6 +27,9 @@ BOUND = {torch.float32: 4e-6, torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, tor
 
 @pytest.fixture(params=("triton", "cuda"))
 def backend(request):
+    op = getattr(request.node, "callspec", None) and request.node.callspec.params.get("op")
+    if op is not None and request.param not in _registry.get(op).order["cuda"]:
+        pytest.skip(f"{op} has no {request.param} kernel by design; its order is {_registry.get(op).order['cuda']}")
     reason = _native.missing(request.param)
     # On a machine with a GPU a missing half is a failure, not a reason to skip.
     assert reason is None, f"{request.param}: {reason}"
@@ -57,7 +62,12 @@ def norm_case(shape, dtype, layout, groups=8):
     return [x, *parameters], ours, truth
 
 
-CASES = {"modulate": modulate_case, "group_norm_modulate": norm_case}
+def adain_case(shape, dtype, layout):
+    x = (random(*shape, dtype=dtype) + 2).to(memory_format=layout)
+    return [x, *(random(*shape[:2], dtype=dtype, seed=s) for s in (1, 2))], sf.ops.adain, sf.reference.adain
+
+
+CASES = {"modulate": modulate_case, "group_norm_modulate": norm_case, "adain": adain_case}
 
 
 def run(function, tensors, upstream):
@@ -198,7 +208,7 @@ def test_runs_on_the_current_stream(op, backend):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("op", CASES)
 def test_no_hidden_copies(op, layout, backend):
-    """The forward allocates its outputs and, for the norm, two statistics per group: no copy of x."""
+    """The forward allocates its outputs and, for the norms, two statistics per group: no copy of x."""
     tensors, ours, _ = CASES[op]((16, 64, 32, 32), torch.float32, layout)
     bank = random(16, 3, 64)
     tensors[-2:] = [bank[:, 0], bank[:, 2]]
@@ -228,6 +238,34 @@ def test_every_op_has_a_kernel(backend):
     assert len(named) >= 3 and (backend != "triton" or named == _registry.names())
     for name in named:
         assert _registry._why_not(_registry.get(name), backend, "cuda", torch.float32) is None
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("rows", (1, 10_000, 737_280))
+@pytest.mark.parametrize("bins", (20, 3000))
+def test_joint_counts_are_the_hosts(bins, rows, dtype):
+    """Tables in shared memory, and with 3000 bins in global memory; only the counts leave the card."""
+    generator = torch.Generator("cuda").manual_seed(rows)
+    codes = torch.randn(rows, 10, generator=generator, device="cuda", dtype=dtype)
+    # Values on edges, and a code that is constant.
+    codes[:, 3] = torch.randint(0, 21, (rows,), generator=generator, device="cuda").to(dtype) / 20
+    codes[:, 4] = 0.7
+    sizes = (3, 6, 40, 32, 32)
+    columns = [torch.randint(-1, size - 1, (rows,), generator=generator, device="cuda") for size in sizes]
+    factors = torch.stack(columns, dim=1)
+    found = _histogram.joint_counts(codes, factors, bins)
+    expected = _histogram.joint_counts(codes.cpu().numpy(), factors.cpu().numpy(), bins)
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.starts, expected.starts)
+    again = _histogram.joint_counts(codes, factors, bins)
+    np.testing.assert_array_equal(found.counts, again.counts)
+
+
+def test_mig_on_the_gpu_is_the_hosts():
+    codes, factors = random(5000, 6), torch.randint(0, 7, (5000, 3), device="cuda")
+    expected = sf.metrics.mig(codes.cpu(), factors.cpu())
+    for given in (factors, factors.cpu(), factors.cpu().numpy()):
+        assert sf.metrics.mig(codes, given).to_dict() == expected.to_dict()
 
 
 def test_a_second_device(backend):

@@ -241,6 +241,33 @@ __attribute__((noinline)) T __shfl_xor_sync(unsigned, T value, int offset) {
   return result;
 }
 
+template <typename T>
+__attribute__((noinline)) T __shfl_up_sync(unsigned, T value, unsigned offset) {
+  auto& s = emulator::state();
+  emulator::Warp& warp = s.warps[s.current / 32];
+  const unsigned lane = s.current % 32;
+  std::memcpy(&warp.values[lane], &value, sizeof(T));
+  emulator::wait_at(warp.barrier, warp.lanes);
+  T result;
+  std::memcpy(&result, &warp.values[lane < offset ? lane : lane - offset], sizeof(T));
+  emulator::wait_at(warp.barrier, warp.lanes);
+  return result;
+}
+
+// Fibers give way at barriers and shuffles only, so a plain update is an atomic one.
+template <typename T>
+T atomicAdd(T* to, T value) {
+  const T before = *to;
+  *to = before + value;
+  return before;
+}
+template <typename T>
+T atomicMin(T* to, T value) {
+  const T before = *to;
+  *to = value < before ? value : before;
+  return before;
+}
+
 inline void __syncwarp() {
   auto& s = emulator::state();
   emulator::Warp& warp = s.warps[s.current / 32];
