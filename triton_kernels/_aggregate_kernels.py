@@ -74,7 +74,7 @@ def _aggregate_posteriors_kernel(
     at = out_ptr + d * padded + j
     tl.store(at, mean)
     at += dims * padded
-    tl.store(at, tl.where(mask, tl.exp(-0.5 * logvar) * ROOT_HALF_LOG2E, 0.0))
+    tl.store(at, tl.where(mask, tl.exp(-0.5 * logvar) * ROOT_HALF_LOG2E, 1.0))
     at += dims * padded
     tl.store(at, tl.where(mask, -logvar * HALF_LOG2E - HALF_LOG2_TWO_PI, -float("inf")))
 

@@ -162,6 +162,16 @@ def test_density_that_underflows_everywhere():
     assert all(bool(torch.isfinite(t).all()) for t in (*outputs, *found))
 
 
+def test_infinite_samples_have_density_zero():
+    """Of no posterior, and of none of the padding: log 0, not NaN."""
+    z, mean, logvar = problem(3, 3, 2)
+    z[1, 0] = float("inf")
+    joint, marginal, _ = aggregate_forward(z, mean, logvar, 2, 0, 0, (), config=SMALL)
+    assert torch.isneginf(joint).tolist() == [False, True, False]
+    assert torch.isneginf(marginal).tolist() == [[False, False], [True, False], [False, False]]
+    assert bool(torch.isfinite(joint[[0, 2]]).all()) and bool(torch.isfinite(marginal[:, 1]).all())
+
+
 def test_errors():
     z, mean, logvar = problem(3, 3, 2)
     with pytest.raises(TypeError, match="mean must be float32 or float64 like z, got torch.float64 and torch.float32"):
