@@ -126,6 +126,14 @@ SF_INLINE typename L::T max_lanes(typename L::Vec v) {
   return best;
 }
 
+// GCC has the builtin from version 12 on.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SF_LANES_SHUFFLE 1
+#endif
+#endif
+
+#if defined(SF_LANES_SHUFFLE)
 template <class Vec, int... Low, int... High>
 SF_INLINE Vec add_shuffled(Vec a, Vec b, std::integer_sequence<int, Low...>, std::integer_sequence<int, High...>) {
   return __builtin_shufflevector(a, b, Low...) + __builtin_shufflevector(a, b, High...);
@@ -150,20 +158,24 @@ SF_INLINE Vec fold_within(Vec a, std::integer_sequence<int, K...>) {
   return a + __builtin_shufflevector(a, a, (K ^ Step)...);
 }
 
+#endif
+
 // sums[i] = sum of the lanes of v[i], i < 4: shuffles shared by the four.
 template <class L>
 SF_INLINE void sum_lanes_of_four(const typename L::Vec* v, typename L::T* sums) {
+#if defined(SF_LANES_SHUFFLE)
   using Vec = typename L::Vec;
   constexpr int n = L::kLanes;
-  if constexpr (n < 4) {
-    for (int i = 0; i < 4; ++i) sums[i] = sum_lanes<L>(v[i]);
-  } else {
+  if constexpr (n >= 4) {
     constexpr auto all = std::make_integer_sequence<int, n>{};
     Vec r = fold_pair<Vec, 4>(fold_pair<Vec, 2>(v[0], v[1], all), fold_pair<Vec, 2>(v[2], v[3], all), all);
     if constexpr (n >= 16) r = fold_within<Vec, 2>(r, all);
     if constexpr (n >= 8) r = fold_within<Vec, 1>(r, all);
     for (int i = 0; i < 4; ++i) sums[i] = r[i * (n / 4)];
+    return;
   }
+#endif
+  for (int i = 0; i < 4; ++i) sums[i] = sum_lanes<L>(v[i]);
 }
 
 }  // namespace strucfast
