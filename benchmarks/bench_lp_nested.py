@@ -32,5 +32,4 @@ def test_lp_nested(compare, points, direction):
         "eager": call(isa_log_prob),
         "torch.compile": call(compiled),
     }
-    # A second for each provider is three rounds of the slowest: 300 ms at a million points.
     compare("lp_nested_log_prob", f"{points} x (5 x 4)", direction, torch.float32, "contiguous", providers)
