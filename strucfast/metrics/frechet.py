@@ -110,7 +110,9 @@ def _parts(mean_x, covariance_x, mean_y, covariance_y) -> tuple[float, float]:
     roots = []
     for matrix in (covariance_x, covariance_y):
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-        roots.append(vectors * np.sqrt(np.maximum(values, 0.0)))
+        # Rounding leaves eigenvalues of 1e-16 where there should be 0; their roots of 1e-8 would add up.
+        values[values < len(values) * np.finfo(np.float64).eps * values[-1]] = 0.0
+        roots.append(vectors * np.sqrt(values))
     cross = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
     spread = float(np.trace(covariance_x) + np.trace(covariance_y) - 2 * cross)
     return float(np.square(mean_x - mean_y).sum()), max(spread, 0.0)
