@@ -219,7 +219,8 @@ def test_no_hidden_copies(op, layout, backend):
         before = torch.cuda.memory_allocated()
         y = ours(*tensors)
         torch.cuda.synchronize()
-    assert torch.cuda.max_memory_allocated() - before <= y.numel() * 4 + 8192
+    # Statistics and slices of the bank take some KiB; x would be 4 MiB.
+    assert torch.cuda.max_memory_allocated() - before <= y.numel() * 4 + 32768
 
 
 @pytest.mark.parametrize("op", CASES)
