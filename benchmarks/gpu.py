@@ -137,7 +137,8 @@ class Case:
         if self.layout == "channels_last":
             x, grad = (t.to(memory_format=torch.channels_last) for t in (x, grad))
         per_channel = [torch.randn(128, 64, device="cuda").to(self.dtype) for _ in range(2)]
-        own = [torch.randn(64, device="cuda").to(self.dtype) for _ in range(2)] if self.op != "modulate" else []
+        grouped = self.op == "group_norm_modulate"
+        own = [torch.randn(64, device="cuda").to(self.dtype) for _ in range(2)] if grouped else []
         return [x, grad, *per_channel, *own]
 
     def calls(self, kernels, tensors: list[torch.Tensor]) -> dict[str, Callable[[], object]]:
@@ -147,6 +148,12 @@ class Case:
             return {
                 "forward": lambda: kernels.forward(x, scale, shift),
                 "backward": lambda: kernels.backward(grad, x, scale, False, 7),
+            }
+        if self.op == "adain":
+            _, statistics = kernels.forward(x, scale, shift, 1e-5)
+            return {
+                "forward": lambda: kernels.forward(x, scale, shift, 1e-5),
+                "backward": lambda: kernels.backward(grad, x, statistics, scale, False, 7),
             }
         rest = (GROUPS, *own, scale, shift, 1)
         _, mean, rstd = kernels.forward(x, *rest, 1e-5)
@@ -158,11 +165,12 @@ class Case:
     def bytes(self, direction: str) -> int:
         """Each input read once, each output written once."""
         element = torch.empty(0, dtype=self.dtype).element_size()
-        pixels, channels, groups = 128 * 64 * self.size**2, 128 * 64, 128 * GROUPS
-        norm = self.op != "modulate"
+        pixels, channels = 128 * 64 * self.size**2, 128 * 64
+        statistics = {"modulate": 0, "group_norm_modulate": 2 * 128 * GROUPS, "adain": 2 * channels}[self.op]
+        own = 64 * (self.op == "group_norm_modulate")
         if direction == "forward":
-            return element * (2 * pixels + 2 * channels + 2 * 64 * norm) + 4 * 2 * groups * norm
-        return element * (3 * pixels + 3 * channels + 4 * 64 * norm) + 4 * 2 * groups * norm
+            return element * (2 * pixels + 2 * channels + 2 * own) + 4 * statistics
+        return element * (3 * pixels + 3 * channels + 4 * own) + 4 * statistics
 
     def public(self) -> tuple[Callable, Callable]:
         """The op as users call it, and as eager code writes it: functions of (x, scale, shift, weight, bias)."""
@@ -172,6 +180,14 @@ class Case:
 
         if self.op == "modulate":
             return sf.ops.modulate, lambda x, a, b: x * a[..., None, None] + b[..., None, None]
+
+        if self.op == "adain":
+
+            def plain(x, a, b):
+                std = torch.sqrt(x.var((2, 3), unbiased=False, keepdim=True) + 1e-5)
+                return a[..., None, None] * ((x - x.mean((2, 3), keepdim=True)) / std) + b[..., None, None]
+
+            return sf.ops.adain, plain
 
         def fused(x, a, b, w, c):
             return sf.ops.group_norm_modulate(x, GROUPS, w, c, a, b)
@@ -184,7 +200,7 @@ class Case:
 
 def cases() -> Iterator[Case]:
     for size in reversed(SIZES):
-        for op in ("modulate", "group_norm_modulate"):
+        for op in ("modulate", "group_norm_modulate", "adain"):
             for dtype in DTYPES:
                 for layout in LAYOUTS:
                     yield Case(op, size, dtype, layout)
@@ -243,7 +259,7 @@ def bench_kernels(case: Case, bandwidth: float) -> None:
         sets = max(2, min(64, -(-3 * l2 // case.bytes(direction))))
         tensors = [case.tensors() for _ in range(sets)]
         rows = []
-        for backend in ("triton", "cuda"):
+        for backend in _registry.get(case.op).order["cuda"]:
             reason = _registry._why_not(_registry.get(case.op), backend, "cuda", case.dtype)
             if reason is not None:
                 raise RuntimeError(f"{backend}: {reason}")
@@ -266,6 +282,7 @@ def bench_users(case: Case, compiled: bool) -> None:
     """What a user sees, autograd and launches included, against eager and torch.compile."""
     import strucfast as sf
     from benchmarks._passes import leaves, passes
+    from strucfast.ops import _registry
 
     x, _, *parameters = case.tensors()
     fused, eager = case.public()
@@ -278,7 +295,8 @@ def bench_users(case: Case, compiled: bool) -> None:
 
         return call
 
-    functions = {"strucfast": fused, "triton": forced("triton"), "cuda": forced("cuda"), "eager": eager}
+    backends = {backend: forced(backend) for backend in _registry.get(case.op).order["cuda"]}
+    functions = {"strucfast": fused, **backends, "eager": eager}
     if compiled:
         torch.compiler.reset()
         functions["torch.compile"] = torch.compile(eager, dynamic=False)

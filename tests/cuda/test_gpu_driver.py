@@ -39,7 +39,7 @@ def test_bytes_count_each_tensor_once():
 
 def test_all_sizes_dtypes_and_layouts_are_measured():
     found = {(c.op, c.size, c.dtype, c.layout) for c in gpu.cases()}
-    assert len(found) == 2 * 5 * 2 * 2
+    assert len(found) == 3 * 5 * 2 * 2
 
 
 def test_a_failing_piece_does_not_stop_the_others(monkeypatch, capsys):
