@@ -8,6 +8,7 @@ from .analytic_mig import AnalyticMIGResult, analytic_mig
 from .beta_vae_score import BetaVAEScoreResult, beta_vae_score
 from .dci import DCIResult, dci, dci_from_importance
 from .discrete import ConditioningResult, NMIResult, conditioning_measures, discretise, entropy, mutual_information, nmi
+from .explicitness import ExplicitnessResult, explicitness
 from .factor_vae_score import FactorVAEScoreResult, factor_vae_score, majority_vote
 from .frechet import FrechetResult, extract_features, frechet_distance, frechet_from_moments
 from .gaussian import (
@@ -32,6 +33,7 @@ __all__ = [
     "ConditioningResult",
     "DCIResult",
     "Encoded",
+    "ExplicitnessResult",
     "FactorVAEScoreResult",
     "FrechetResult",
     "GaussianTotalCorrelation",
@@ -56,6 +58,7 @@ __all__ = [
     "entropy",
     "evaluate",
     "evaluate_codes",
+    "explicitness",
     "extract_features",
     "factor_vae_score",
     "frechet_distance",

@@ -7,6 +7,7 @@ from ._result import Result
 from .analytic_mig import analytic_mig
 from .beta_vae_score import beta_vae_score
 from .dci import dci
+from .explicitness import explicitness
 from .factor_vae_score import factor_vae_score
 from .gaussian import gaussian_total_correlation, wasserstein_correlation
 from .hoyer import hoyer
@@ -39,6 +40,12 @@ def _modularity(data: Encoded) -> Result:
 @register("sap")
 def _sap(data: Encoded) -> Result:
     return sap(data.codes, data.factors, data.test_codes, data.test_factors, **data.names)
+
+
+@register("explicitness")
+def _explicitness(data: Encoded) -> Result:
+    arrays = (data.codes, data.factors, data.test_codes, data.test_factors)
+    return explicitness(*arrays, factor_names=data.factor_names)
 
 
 @register("irs")
