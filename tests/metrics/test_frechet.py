@@ -24,7 +24,7 @@ def random_covariance(size, seed):
 def test_equal_and_shifted_features():
     x = np.random.default_rng(0).normal(size=(300, 5))
     assert metrics.frechet_distance(x, x).score == pytest.approx(0, abs=1e-12)
-    shifted = metrics.frechet_distance(x, x + [1, 2, 0, 0, -2])
+    shifted = metrics.frechet_distance(x, x + np.array([1.0, 2, 0, 0, -2]))
     assert shifted.mean_term == pytest.approx(9) and shifted.covariance_term == pytest.approx(0, abs=1e-12)
     scaled = metrics.frechet_distance(x, 3 * x)
     # Commuting covariances: the squared distance of their roots, here tr((2 S)^2).
@@ -63,7 +63,7 @@ def test_more_features_than_rows():
 def test_constant_and_float32_features():
     ones = np.ones((10, 3), np.float32)
     assert metrics.frechet_distance(ones, ones * 3).score == 12
-    x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32) + 1000
+    x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32) + np.float32(1e5)
     # Moments in float32 would leave nothing of the variance at such a mean.
     assert metrics.frechet_distance(x, x - 1).score == pytest.approx(4, rel=1e-5)
 
@@ -107,11 +107,12 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=match):
             metrics.frechet_distance(x, y)
+    zero, one = np.zeros(2), np.eye(2)
     for moments, match in [
-        ((np.zeros(2), np.eye(3), np.zeros(2), np.eye(2)), r"mean_x, covariance_x: expected shapes \(F,\) and \(F, F\)"),
-        ((np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)), "mean_y: expected 2 features"),
-        ((np.zeros(2), np.eye(2), np.zeros(2), [[1, 2], [0, 1]]), "covariance_y: expected a symmetric matrix"),
-        ((np.zeros(2), np.eye(2), [np.nan, 0], np.eye(2)), "mean_y, covariance_y: expected finite values"),
+        ((zero, np.eye(3), zero, one), r"mean_x, covariance_x: expected shapes \(F,\) and \(F, F\)"),
+        ((zero, one, np.zeros(3), np.eye(3)), "mean_y: expected 2 features"),
+        ((zero, one, zero, [[1, 2], [0, 1]]), "covariance_y: expected a symmetric matrix"),
+        ((zero, one, [np.nan, 0], one), "mean_y, covariance_y: expected finite values"),
     ]:
         with pytest.raises(ValueError, match=match):
             metrics.frechet_from_moments(*moments)

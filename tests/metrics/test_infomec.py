@@ -77,6 +77,7 @@ def test_dead_codes_and_constant_factors():
     result = metrics.infomec(codes, factors)
     # A range of a twentieth of the largest one and less is not active.
     assert result.active.tolist() == [True, True, False, False]
+    assert metrics.infomec(codes * [1, 1, 1, 1.5], factors).active.tolist() == [True, True, False, True]
     assert result.modularity == result.compactness == pytest.approx(1, abs=1e-12)
     assert np.isnan(result.modularity_per_code[2:]).all()
     assert np.isnan(result.compactness_per_factor[2]) and np.isnan(result.explicitness_per_factor[2])
