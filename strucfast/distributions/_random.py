@@ -28,8 +28,8 @@ def density_dtype(*tensors: torch.Tensor) -> torch.dtype:
 def positive_uniform(
     shape: torch.Size, like: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Uniform on (0,1]: its logarithm is finite."""
-    return 1 - _move(torch.rand(shape, dtype=like.dtype, **_source(like, generator)), like)
+    """Uniform on (0,1]: its logarithm is finite. float32 for half types, which would know 256 or 2048 values only."""
+    return 1 - _move(torch.rand(shape, dtype=density_dtype(like), **_source(like, generator)), like)
 
 
 def standard_normal(shape: torch.Size, like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -43,9 +43,9 @@ def signs(shape: torch.Size, like: torch.Tensor, generator: torch.Generator | No
 
 
 def standard_gamma(shape: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Gamma(shape, 1), elementwise, differentiable in its shape parameter."""
-    source = _source(shape, generator)
-    return _move(torch._standard_gamma(shape.to(source["device"]), generator=generator), shape)
+    """Gamma(shape, 1), elementwise, differentiable in its shape parameter; float32 for half types."""
+    concentration = shape.to(_source(shape, generator)["device"], density_dtype(shape))
+    return _move(torch._standard_gamma(concentration, generator=generator), shape)
 
 
 def log_standard_gamma(shape: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

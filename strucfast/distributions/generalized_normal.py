@@ -90,7 +90,7 @@ class GeneralizedNormal(Distribution):
         """Samples differentiable in loc, scale and p; a generator of any device makes them repeatable."""
         shape = self._extended_shape(sample_shape)
         size = log_node_value(1, self.p.expand(shape), generator).exp()
-        return self.loc + self.scale * size * signs(shape, size, generator)
+        return self.loc + (self.scale * size * signs(shape, size, generator)).to(self.loc.dtype)
 
     def sample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:
         with torch.no_grad():

@@ -207,7 +207,7 @@ class LpNested(Distribution):
 
         visit(self.root, log_children)
         size = torch.stack([log_size[j] for j in range(self.root.size)], dim=-1).exp()
-        return size * signs(shape, size, generator)
+        return (size * signs(shape, size, generator)).to(self.p.dtype)
 
     def sample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:
         with torch.no_grad():

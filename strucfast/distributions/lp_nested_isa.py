@@ -146,7 +146,7 @@ class LpNestedISA(Distribution):
         powers = torch.where(outside, -math.inf, log_leaf * leaf_p)
         log_size = log_radius[..., None] + log_leaf - (torch.logsumexp(powers, dim=-1) / p)[..., None]
         size = torch.cat([log_size[..., k, :count] for k, count in enumerate(self.sizes)], dim=-1).exp()
-        return size * signs(shape, size, generator)
+        return (size * signs(shape, size, generator)).to(p.dtype)
 
     def sample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:
         with torch.no_grad():

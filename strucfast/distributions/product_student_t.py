@@ -64,13 +64,13 @@ class ProductStudentT(Distribution):
     @property
     def variance(self) -> torch.Tensor:
         finite = self.df > 2
-        df = torch.where(finite, self.df, 3.0)
+        df = torch.where(finite, self._finite_df(), 3.0)
         variance = torch.where(finite, self.scale**2 * (df / (df - 2)), torch.inf)
         return torch.where(self.df > 1, variance, torch.nan)
 
     def entropy(self) -> torch.Tensor:
         """``sum_d (df+1)/2 [psi((df+1)/2) - psi(df/2)] - [log-normaliser]``."""
-        half = self.df.double() / 2
+        half = self._finite_df().double() / 2
         per_dim = (half + 0.5) * _digamma_half_step(half) - self._log_normaliser()
         return per_dim.sum(dim=-1).to(self.scale.dtype)
 
@@ -78,7 +78,7 @@ class ProductStudentT(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         dtype = density_dtype(value, self.scale)
-        df, loc, scale = (tensor.to(dtype) for tensor in (self.df, self.loc, self.scale))
+        df, loc, scale = (tensor.to(dtype) for tensor in (self._finite_df(), self.loc, self.scale))
         reduced = (value.to(dtype) - loc) / scale
         size = (reduced / df.sqrt()).abs()
         # The square would overflow long before its logarithm does.
@@ -90,10 +90,10 @@ class ProductStudentT(Distribution):
     def rsample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:
         """Samples differentiable in df, loc and scale; a generator of any device makes them repeatable."""
         shape = self._extended_shape(sample_shape)
-        half = (self.df / 2).expand(shape)
+        half = (self._finite_df().to(density_dtype(self.df)) / 2).expand(shape)
         # In logarithms: a Gamma of small shape underflows.
         log_root = 0.5 * (half.log() - log_standard_gamma(half, generator))
-        return self.loc + self.scale * standard_normal(shape, self.loc, generator) * log_root.exp()
+        return self.loc + self.scale * standard_normal(shape, self.loc, generator) * log_root.exp().to(self.loc.dtype)
 
     def sample(self, sample_shape=NO_SHAPE, generator: torch.Generator | None = None) -> torch.Tensor:
         with torch.no_grad():
@@ -101,7 +101,11 @@ class ProductStudentT(Distribution):
 
     def _log_normaliser(self) -> torch.Tensor:
         """Per dim, in float64: ``lgamma((df+1)/2) - lgamma(df/2) - log(pi df)/2 - log scale``."""
-        return _log_gamma_half_step(self.df.double() / 2) - 0.5 * LOG_2_PI - self.scale.double().log()
+        return _log_gamma_half_step(self._finite_df().double() / 2) - 0.5 * LOG_2_PI - self.scale.double().log()
+
+    def _finite_df(self) -> torch.Tensor:
+        """The degrees of freedom, at most so many that it is the normal to all digits: infinity times 0 is NaN."""
+        return self.df.clamp(max=min(1e20, torch.finfo(self.df.dtype).max))
 
 
 def _log_gamma_half_step(x: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,14 @@
 """Argument checks the losses share; each names the argument, what was expected and what came."""
 
 import math
+import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch.distributions import Distribution
+
+from ..distributions.priors import Prior
 
 
 def floating(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -38,7 +41,10 @@ def posterior(mean: torch.Tensor, logvar: torch.Tensor) -> None:
 
 def latent_groups(groups: Sequence[Sequence[int]], dims: int, *, cover: bool = False) -> tuple[tuple[int, ...], ...]:
     """Return ``groups`` as tuples if they are disjoint, non-empty lists of latent dims; ``cover``: of all of them."""
-    checked = tuple(tuple(int(dim) for dim in group) for group in groups)
+    try:
+        checked = tuple(tuple(operator.index(dim) for dim in group) for group in groups)
+    except TypeError as error:
+        raise TypeError(f"groups must be lists of ints, got {groups!r}") from error
     seen: set[int] = set()
     for number, group in enumerate(checked):
         if not group:
@@ -53,6 +59,11 @@ def latent_groups(groups: Sequence[Sequence[int]], dims: int, *, cover: bool = F
         missing = min(set(range(dims)) - seen)
         raise ValueError(f"groups must leave no latent dim out, got none with {missing}")
     return checked
+
+
+def as_distribution(prior: Distribution | Prior | None) -> Distribution | None:
+    """The distribution that a prior module is at present; anything else as it is."""
+    return prior() if isinstance(prior, Prior) else prior
 
 
 def prior_log_prob(prior: Distribution | None, z: torch.Tensor) -> torch.Tensor:

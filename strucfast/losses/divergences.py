@@ -38,7 +38,9 @@ def aggregate_kl_pq(
     with D = 10 about 3.8 nats at B = 64 and 1.5 at B = 512 where the truth is 0.
 
     Args:
-        prior: whose density counts, a Distribution with event shape (D,) or a prior module; None is N(0, I).
+        prior: whose density counts, a Distribution with event shape (D,) or a prior module; None is N(0, I). Its
+            parameters get a gradient only if prior_z has one (is reparametrised): at fixed draws that of log p(z_s)
+            has mean 0 and would be noise.
 
     Shapes: prior_z (S,D) drawn from the prior, mean and logvar (B,D) -> scalar.
 
@@ -51,7 +53,9 @@ def aggregate_kl_pq(
         dtype = loss_dtype(prior_z, mean, logvar)
         z = prior_z.to(dtype)
         log_q = aggregate_log_density(z, mean.to(dtype), logvar.to(dtype), weights="naive").joint
-        return (prior_log_prob(prior, z) - log_q).mean()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and prior_z.requires_grad):
+            log_p = prior_log_prob(prior, z)
+        return (log_p - log_q).mean()
 
 
 def aggregate_kl_qp(

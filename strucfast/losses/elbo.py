@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from ._checks import loss_dtype, no_autocast, points, posterior, prior_log_prob
+from ._checks import as_distribution, loss_dtype, no_autocast, points, posterior, prior_log_prob
 
 KL_ESTIMATES = ("auto", "analytic", "sample")
 
@@ -84,7 +84,7 @@ def prior_kl(
     """KL(N(mean, exp(logvar)) || p) per sample, in nats: in closed form where there is one, else from the sample z.
 
     Args:
-        prior: a torch Distribution with event shape (D,); None is N(0, I).
+        prior: a torch Distribution with event shape (D,) or a prior module; None is N(0, I).
         estimate: "auto" (closed form if ``torch.distributions.kl_divergence`` knows one), "analytic" (insist on it) or
             "sample" (:func:`sample_kl`).
 
@@ -101,6 +101,11 @@ def prior_kl(
     if prior is None:
         return gaussian_kl(mean, logvar)
     posterior(mean, logvar)
+    prior = as_distribution(prior)
+    # A closed form would broadcast over dims that the prior has not.
+    if isinstance(prior, Distribution) and prior.event_shape and prior.event_shape != mean.shape[1:]:
+        expected, got = tuple(mean.shape[1:]), tuple(prior.event_shape)
+        raise ValueError(f"prior must have event shape {expected}, got {got}")
     dtype = loss_dtype(mean, logvar)
     with no_autocast(mean):
         scale = torch.exp(0.5 * logvar.to(dtype))

@@ -157,6 +157,20 @@ def test_student_t_limits():
     assert torch.autograd.gradcheck(lambda df: ProductStudentT(df).entropy(), (df,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_student_t_with_infinite_df_is_the_normal(dtype):
+    df, scale = torch.tensor([math.inf, math.inf], dtype=dtype), torch.tensor([2.0, 0.5], dtype=dtype)
+    ours, normal = ProductStudentT(df, torch.zeros_like(df), scale), Normal(0.0, scale.float())
+    z = torch.tensor([[0.0, 0.0], [3.0, -1.5]], dtype=dtype)
+    expected = normal.log_prob(z.float()).sum(dim=1)
+    torch.testing.assert_close(ours.log_prob(z).float(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.entropy().float(), normal.entropy().sum(), rtol=1e-2, atol=0)
+    torch.testing.assert_close(ours.variance.float(), scale.float() ** 2)
+    samples = ours.sample((20000,), generator=seeded())
+    assert samples.dtype == dtype
+    assert float(z_score(samples.double() ** 2, scale.double() ** 2).max()) < Z_THRESHOLD
+
+
 def test_mixture_against_torch():
     torch.manual_seed(0)
     weights, means, stds = torch.rand(3).double(), torch.randn(3, 2).double(), torch.rand(3, 2).double() + 0.5

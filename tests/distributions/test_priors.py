@@ -58,6 +58,18 @@ def test_density_and_samples_belong_together(key):
     assert float(z_score(stein * 1.1, -float(DIM))) > CLEARLY_WRONG
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("key", SETTINGS)
+def test_half_types_sample_what_they_describe(key, dtype):
+    prior = build(key).to(dtype)
+    samples = prior.sample(20000, seeded())
+    assert samples.dtype == dtype
+    exact = prior.double()()
+    second = (exact.variance + exact.mean**2).detach()
+    assert float(z_score(samples.double() ** 2, second).max()) < Z_THRESHOLD
+    assert prior.to(dtype).log_prob(samples).dtype == torch.float32
+
+
 @pytest.mark.parametrize("key", SETTINGS)
 def test_generator_and_global_state(key):
     prior = build(key)

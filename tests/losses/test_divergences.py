@@ -170,3 +170,24 @@ def test_bad_input():
         sf.losses.variable_hsic(z, torch.zeros(5))
     with pytest.raises(ValueError, match="sigma must be finite and > 0, got 0"):
         sf.losses.wae_bandwidths(3, sigma=0)
+
+
+def test_kl_pq_passes_a_learnt_prior_a_gradient_through_its_draws_alone():
+    _, mean, logvar, _ = _batch()
+    prior = sf.distributions.priors.build("mixture", dim=D, learn=True).double()
+    fixed = prior.sample(S, torch.Generator().manual_seed(0))
+    mean.requires_grad_()
+    loss = sf.losses.aggregate_kl_pq(fixed, mean, logvar, prior())
+    loss.backward()
+    # the mean of grad log p over draws from p is 0: what a batch has of it is noise
+    assert all(parameter.grad is None for parameter in prior.parameters())
+    assert mean.grad.abs().sum() > 0
+    wide = sf.distributions.priors.build("anisotropic", dim=D, learn=True).double()
+    sf.losses.aggregate_kl_pq(wide().rsample((S,)), mean, logvar, wide).backward()
+    assert wide.logits.grad.abs().sum() > 0
+
+
+def test_groups_hold_ints():
+    z, *_ = _batch()
+    with pytest.raises(TypeError, match=r"groups must be lists of ints, got \[\[0.5, 1\], \[2\]\]"):
+        sf.losses.group_hsic(z, [[0.5, 1], [2]])

@@ -158,3 +158,20 @@ def test_bad_samples_and_priors():
         sf.losses.sample_kl(z, mean, logvar, Normal(0.0, 1.0))
     with pytest.raises(ValueError, match=r"mean must have shape \(N, D\) with N >= 1, got \(0, 5\)"):
         sf.losses.gaussian_kl(mean[:0], logvar[:0])
+
+
+def test_prior_kl_takes_a_prior_module_for_its_distribution():
+    mean, logvar = torch.randn(5, 3), torch.randn(5, 3)
+    z = mean + torch.exp(0.5 * logvar)
+    prior = sf.distributions.priors.build("anisotropic", dim=3, std=[0.5, 1.0, 2.0])
+    expected = sf.losses.prior_kl(z, mean, logvar, prior(), estimate="analytic")
+    torch.testing.assert_close(sf.losses.prior_kl(z, mean, logvar, prior), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_prior_kl_refuses_a_prior_of_other_dims(dims):
+    mean, logvar = torch.randn(5, 3), torch.randn(5, 3)
+    # with one dim the closed form would broadcast
+    prior = Independent(Normal(torch.zeros(dims), torch.ones(dims)), 1)
+    with pytest.raises(ValueError, match=rf"prior must have event shape \(3,\), got \({dims},\)"):
+        sf.losses.prior_kl(mean, mean, logvar, prior)

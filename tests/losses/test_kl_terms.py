@@ -12,7 +12,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from strucfast import losses
-from strucfast.distributions import LpNestedISA
+from strucfast.distributions import LpNestedISA, priors
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/tc.json").read_text())["cases"]
 
@@ -230,3 +230,27 @@ def test_two_processes_with_half_the_batch_equal_one(tmp_path):
         assert process.returncode == 0, errors
     for one, two in zip(torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")):
         torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
+
+
+def test_a_prior_module_is_the_distribution_it_returns():
+    z, mean, logvar = batch(8, 4)
+    prior = priors.build("isa", dim=4, sizes=(2, 2)).double()
+    arguments = {"dataset_size": 100, "groups": [[0, 1], [2, 3]]}
+    assert losses.kl_terms(z, mean, logvar, prior=prior, **arguments) == losses.kl_terms(
+        z, mean, logvar, prior=prior(), **arguments
+    )
+
+
+@pytest.mark.parametrize("wide", [0, 1, 2])
+def test_one_float64_tensor_makes_every_term_float64(wide):
+    tensors = [tensor.float() for tensor in batch(8, 4)]
+    expected = losses.kl_terms(*(tensor.double() for tensor in tensors), dataset_size=100)
+    tensors[wide] = tensors[wide].double()
+    for found, value in zip(losses.kl_terms(*tensors, dataset_size=100), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
+
+
+def test_integers_are_refused():
+    z, mean, logvar = batch(8, 4)
+    with pytest.raises(TypeError, match=r"z must be a floating-point tensor, got torch.int64"):
+        losses.kl_terms(z.long(), mean, logvar, dataset_size=100)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from .._random import draw
+from .._random import density_dtype, draw
 
 
 class Prior(nn.Module, ABC):
@@ -28,10 +28,10 @@ class Prior(nn.Module, ABC):
         """The distribution, event shape (D,)."""
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
-        """Log-density (N,) of codes z (N,D)."""
+        """Log-density (N,) of codes z (N,D), float32 for half types."""
         if z.dim() < 1 or z.shape[-1] != self.dim:
             raise ValueError(f"z must have shape (N, {self.dim}), got {tuple(z.shape)}")
-        return self().log_prob(z)
+        return self().log_prob(z.to(density_dtype(z)) if z.is_floating_point() else z)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw n codes (n,D) without gradient, on the prior's device and in its dtype.
