@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -51,7 +52,9 @@ class LogisticRegressions:
         # scikit-learn has one vector w = W_1 - W_0 for two classes: |w|^2 is twice |W_0|^2 + |W_1|^2.
         self._penalty = np.repeat(np.where(sizes == 2, 2.0, 1.0), sizes)[:, None] * np.ones(len(self._inputs))
         self._penalty[:, -1] = 0.0
-        self.weights, self.converged = self._minimise(sizes, tolerance * len(values), iterations)
+        # Several BLAS threads wait for each other longer than such small products take.
+        with _one_blas_thread():
+            self.weights, self.converged = self._minimise(sizes, tolerance * len(values), iterations)
 
     def probabilities(self, values: np.ndarray) -> list[np.ndarray]:
         """Per factor (C_k, M): of each class for each row of (M, D) values."""
@@ -173,6 +176,14 @@ class LogisticRegressions:
         for (moved, change, inverse), share in zip(memory, reversed(shares)):
             vector = vector + spread(share - inverse * self._per_factor(change * vector)) * moved
         return vector
+
+
+def _one_blas_thread() -> AbstractContextManager:
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    return threadpool_limits(1, "blas")
 
 
 def _with_ones(values: np.ndarray) -> np.ndarray:
