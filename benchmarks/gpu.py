@@ -402,12 +402,100 @@ def _clock_kilohertz() -> int:
         return 0
 
 
+# dSprites whole, and the sample that public implementations take of Shapes3D: rows, codes, values of each factor.
+HISTOGRAMS = {
+    "(737280,10) dsprites": (737_280, 10, (3, 6, 40, 32, 32)),
+    "(10000,12) shapes3d": (10_000, 12, (10, 10, 10, 8, 4, 15)),
+}
+BINS = 20
+
+
+def histogram_case(name: str, device: str = "cuda") -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (N, D) float32 that mix the factors, and factors (N, K)."""
+    rows, columns, sizes = HISTOGRAMS[name]
+    generator = torch.Generator(device).manual_seed(0)
+    factors = torch.stack([torch.randint(0, s, (rows,), generator=generator, device=device) for s in sizes], dim=1)
+    mix = torch.randn(len(sizes), columns, generator=generator, device=device)
+    noise = torch.randn(rows, columns, generator=generator, device=device)
+    return factors / torch.tensor(sizes, device=device) @ mix + 0.1 * noise, factors
+
+
+def eager_counts(codes: torch.Tensor, factors: torch.Tensor, edges: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """The same counts from torch's searchsorted and one bincount; edges (D, bins + 1) float32, factors from 0."""
+    columns, bins, values = codes.shape[1], edges.shape[1] - 1, int(starts[-1])
+    labels = torch.searchsorted(edges[:, 1:-1].contiguous(), codes.t().contiguous(), right=True)
+    rows = torch.arange(columns, device=codes.device)[:, None] * bins + labels
+    cells = rows[:, :, None] * values + (factors + starts[:-1])
+    return torch.bincount(cells.flatten(), minlength=columns * bins * values).view(columns, bins, values)
+
+
+def bench_histogram(name: str, bandwidth: float) -> None:
+    """The kernels alone, as a share of the copy bandwidth, and MIG as users call it."""
+    import numpy as np
+
+    import strucfast as sf
+    from strucfast.metrics import _device, _histogram
+
+    codes, factors = histogram_case(name)
+    edges = torch.from_numpy(_device.rounded_up(_histogram.bin_edges(codes, BINS))).cuda()
+    starts = torch.tensor([0, *np.cumsum(HISTOGRAMS[name][2])], device="cuda")
+    low, values = torch.zeros_like(starts[:-1]), int(starts[-1])
+    call = torch.ops.strucfast._joint_histogram_cuda
+    counts = call(codes, edges, factors, low, starts, values)
+    if not torch.equal(counts, eager_counts(codes, factors, edges, starts)):
+        raise RuntimeError("joint histogram: torch counts otherwise; nothing was measured")
+    l2 = torch.cuda.get_device_properties(0).L2_cache_size
+    work = {
+        "joint_histogram": (
+            codes.nbytes + factors.nbytes + counts.nbytes,
+            lambda c, f: call(c, edges, f, low, starts, values),
+        ),
+        "column_range": (codes.nbytes, lambda c, f: torch.ops.strucfast._column_range_cuda(c)),
+    }
+    for op, (moved, function) in work.items():
+        sets = [(codes.clone(), factors.clone()) for _ in range(max(2, min(64, -(-3 * l2 // moved))))]
+        stats = cold([lambda c=c, f=f, function=function: function(c, f) for c, f in sets])
+        rate = moved / (stats.median_ms * 1e-3)
+        found = _timing.rows_of(op, name, "forward", torch.float32, "contiguous", {"cuda kernel": stats})
+        extra = {"gb_per_s": round(rate / 1e9, 1), "share_of_copy": round(rate / bandwidth, 4)}
+        save([figures | extra for figures in found])
+        print(f"{op} {name}: {stats.median_ms * 1e3:.1f} us, {100 * rate / bandwidth:.1f}% of copy", flush=True)
+    arrays = codes.cpu().numpy(), factors.cpu().numpy()
+    providers = {
+        "strucfast": lambda: sf.metrics.mig(codes, factors, BINS),
+        "cpp": lambda: sf.metrics.mig(*arrays, BINS),
+        "eager, counts only": lambda: eager_counts(codes, factors, edges, starts),
+    }
+    stats = _timing.compare(providers, device="cuda", seconds=2.0)
+    save(_timing.rows_of("mig", name, "forward", torch.float32, "contiguous", stats))
+    print(f"mig {name}: " + "  ".join(f"{k} {s.median_ms:.3f} ms" for k, s in stats.items()), flush=True)
+
+
+def bench_dci() -> None:
+    """DCI of 12 codes, 10,000 / 5,000 points, 57 classes: on the card, and by the host's kernel on all its cores."""
+    import strucfast as sf
+    from benchmarks.bench_boosting import KINDS, halves, problem
+
+    for kind in KINDS:
+        arrays = halves(*problem(kind))
+        tensors = [torch.from_numpy(a).cuda() for a in arrays]
+        ours, host = sf.metrics.dci(*tensors), sf.metrics.dci(*arrays)
+        if abs(ours.disentanglement - host.disentanglement) > 2e-3:
+            raise RuntimeError(f"dci {kind}: {ours.disentanglement} on the card, {host.disentanglement} on the host")
+        providers = {"strucfast": lambda t=tensors: sf.metrics.dci(*t), "cpp": lambda a=arrays: sf.metrics.dci(*a)}
+        stats = _timing.compare(providers, device="cuda", seconds=3.0)
+        case = f"{kind}, 6 factors (57 classes)"
+        save(_timing.rows_of("dci", case, "forward", torch.float32, "contiguous", stats))
+        print(f"dci {case}: " + "  ".join(f"{k} {s.median_ms:.1f} ms" for k, s in stats.items()), flush=True)
+
+
 def bench(clock: Clock) -> int:
     bandwidth = copy_bandwidth()
     print(f"copy: {bandwidth / 1e12:.2f} TB/s", flush=True)
     save([], copy_gb_per_s=round(bandwidth / 1e9, 1))
     work = [(f"kernels {case}", lambda case=case: bench_kernels(case, bandwidth)) for case in cases()]
-    work.append(("str_tfm", bench_str_tfm))
+    work += [(f"histogram {name}", lambda name=name: bench_histogram(name, bandwidth)) for name in HISTOGRAMS]
+    work += [("dci", bench_dci), ("str_tfm", bench_str_tfm)]
     work += [(f"aggregate {b}", lambda b=b: bench_aggregate(b, 10)) for b in (2048, 4096, 8192, 16384)]
     # torch.compile needs seconds for each shape: it is compared at two sizes.
     work += [(f"users {case}", lambda case=case: bench_users(case, compiled=case.size in (16, 64))) for case in cases()]

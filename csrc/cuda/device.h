@@ -49,6 +49,7 @@ __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_
 
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 __device__ __forceinline__ uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
+__device__ __forceinline__ float add_down(float a, float b) { return __fadd_rd(a, b); }
 __device__ __forceinline__ float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
 __device__ __forceinline__ double reciprocal_root(double value) { return 1.0 / sqrt(value); }
 
@@ -89,6 +90,12 @@ inline void wait_for_copies() { emulator::finish_copies(); }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t(a) * b) >> 32); }
 inline uint64_t multiply_high(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(((unsigned __int128)a * b) >> 64);
+}
+// The greatest float that is not above a + b.
+inline float add_down(float a, float b) {
+  const double sum = static_cast<double>(a) + b;
+  const auto rounded = static_cast<float>(sum);
+  return rounded > sum ? nextafterf(rounded, -INFINITY) : rounded;
 }
 inline float reciprocal_root(float value) { return 1.0f / sqrtf(value); }
 inline double reciprocal_root(double value) { return 1.0 / sqrt(value); }

@@ -1,7 +1,7 @@
 """Metrics on GPU tensors: inputs checked and counted where they lie, small tables back as numpy.
 
-The CUDA kernels are private ops, ``_column_range_cuda`` and ``_joint_histogram_cuda``. Where the CUDA half is missing,
-``takes`` says no and the arrays go through the host.
+The CUDA kernels are private ops: ``_column_range_cuda``, ``_joint_histogram_cuda`` and ``_boost_cuda``. Where the CUDA
+half is missing, ``takes`` says no and the arrays go through the host.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ _library = torch.library.Library("strucfast", "FRAGMENT")
 _library.define("_column_range_cuda(Tensor values) -> Tensor")
 _library.define(
     "_joint_histogram_cuda(Tensor codes, Tensor edges, Tensor factors, Tensor low, Tensor starts, int values) -> Tensor"
+)
+_library.define(
+    "_boost_cuda(Tensor order, Tensor ranks, Tensor low, Tensor high, Tensor raw, Tensor test_raw, Tensor factor, "
+    "Tensor? labels, Tensor? first, Tensor? wanted, Tensor test_values, int rounds, int seed) "
+    "-> (Tensor gains, Tensor chosen, Tensor raw_out, Tensor test_raw_out)"
 )
 
 
@@ -37,7 +42,7 @@ def check_codes(values: torch.Tensor, name: str) -> torch.Tensor:
 
 def check_factors(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
     """(N, K) contiguous int64 beside the codes; floats are taken where every one is a whole number."""
-    values = _beside(values, like, name)
+    values = _factors(values, like, name)
     if values.is_floating_point():
         whole = (values == values.round()) & values.isfinite()
         if not bool(whole.all()):
@@ -47,7 +52,23 @@ def check_factors(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
     return values.long().contiguous()
 
 
-def _beside(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
+def check_real_factors(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
+    """(N, K) contiguous float64 beside the codes, all finite."""
+    values = _factors(values, like, name).double().contiguous()
+    column_range(values, name)
+    return values
+
+
+def _factors(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
+    values = beside(values, like, name)
+    _check_matrix(name, values, "(N, K)")
+    if len(values) != len(like):
+        raise ValueError(f"{name}: expected {len(like)} rows, as many as codes, got {len(values)}")
+    return values
+
+
+def beside(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
+    """The values, an array or a tensor anywhere, on the GPU of ``like``."""
     if not isinstance(values, torch.Tensor):
         try:
             array = np.asarray(values)
@@ -57,11 +78,7 @@ def _beside(values: Any, like: torch.Tensor, name: str) -> torch.Tensor:
             raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
         # torch has few unsigned types.
         values = torch.from_numpy(array.astype(np.int64 if array.dtype.kind == "u" else array.dtype))
-    values = values.detach().to(like.device)
-    _check_matrix(name, values, "(N, K)")
-    if len(values) != len(like):
-        raise ValueError(f"{name}: expected {len(like)} rows, as many as codes, got {len(values)}")
-    return values
+    return values.detach().to(like.device)
 
 
 def _check_matrix(name: str, values: torch.Tensor, letters: str) -> None:

@@ -29,11 +29,16 @@ def _array(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def check_codes(codes: Any, name: str = "codes", *, keep_device: bool = False) -> np.ndarray | torch.Tensor:
+def check_codes(
+    codes: Any, name: str = "codes", *, keep_device: bool = False, like: Any = None
+) -> np.ndarray | torch.Tensor:
     """(N, D) codes as C-contiguous float32 or float64; finiteness is the histogram's first pass.
 
     ``keep_device``: codes on a GPU whose kernels are there stay tensors on it, for metrics that have CUDA kernels.
+    ``like``: other checked codes; where these are such a tensor, the codes become one beside it.
     """
+    if isinstance(like, torch.Tensor):
+        return _device.check_codes(_device.beside(codes, like, name), name)
     if keep_device and _device.takes(codes):
         return _device.check_codes(codes, name)
     array = _array(name, codes)
@@ -64,16 +69,23 @@ def check_factors(
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def check_finite(codes: np.ndarray, name: str = "codes") -> None:
+def check_finite(codes: np.ndarray | torch.Tensor, name: str = "codes") -> None:
     """ValueError naming the first of checked codes (N, D) that is NaN or infinite."""
+    if isinstance(codes, torch.Tensor):
+        _device.column_range(codes, name)
+        return
     finite = np.isfinite(codes)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise ValueError(f"{name}: expected finite values, got {codes[row, column]} in row {row}, column {column}")
 
 
-def check_real_factors(factors: Any, rows: int, name: str = "factors") -> np.ndarray:
-    """(N, K) continuous factors as float64, all finite."""
+def check_real_factors(
+    factors: Any, rows: int, name: str = "factors", *, like: Any = None
+) -> np.ndarray | torch.Tensor:
+    """(N, K) continuous factors as float64, all finite; ``like`` as in :func:`check_factors`."""
+    if isinstance(like, torch.Tensor):
+        return _device.check_real_factors(factors, like, name)
     array = np.ascontiguousarray(_array(name, factors), dtype=np.float64)
     if len(array) != rows:
         raise ValueError(f"{name}: expected {rows} rows, as many as codes, got {len(array)}")

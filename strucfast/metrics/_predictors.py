@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from . import _boosting_device
 from ._boosting import boost
 from ._histogram import host
 
@@ -34,7 +36,12 @@ def fit(
     bins: int | None = None,
     seed: int = 0,
 ) -> Fitted:
-    """Fit ``predictor`` to every factor of checked arrays."""
+    """Fit ``predictor`` to every factor of checked arrays, or, for "gbt", of checked tensors on a GPU."""
+    if isinstance(codes, torch.Tensor):
+        if _boosting_device.takes(codes):
+            return _boosted_on_device(codes, factors, test_codes, test_factors, continuous, bins, seed)
+        arrays = (codes, factors, test_codes, test_factors)
+        codes, factors, test_codes, test_factors = (a.cpu().numpy() for a in arrays)
     if predictor == "gbt" and host() is not None:
         return _boosted(codes, factors, test_codes, test_factors, continuous, bins, seed)
     columns = range(factors.shape[1])
@@ -67,6 +74,37 @@ def _boosted(codes, factors, test_codes, test_factors, continuous: bool, bins: i
     return Fitted(found.importance, *(np.array(part) for part in scores))
 
 
+def _boosted_on_device(codes, factors, test_codes, test_factors, continuous: bool, bins: int | None, seed) -> Fitted:
+    """As :func:`_boosted`, of tensors."""
+    if continuous:
+        middle, spread = factors.mean(dim=0), factors.std(dim=0, correction=0)
+        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        targets, wanted = (factors - middle) / spread, (test_factors - middle) / spread
+        found = _boosting_device.boost(codes, targets, test_codes, continuous=True, max_bins=bins, seed=seed)
+        pairs = ((targets, found.train), (wanted, found.test))
+        scores = [[r_squared(true[:, k], raw[:, 0]) for k, raw in enumerate(guess)] for true, guess in pairs]
+    else:
+        values = [torch.unique(column, return_inverse=True) for column in factors.t()]
+        labels = torch.stack([inverse for _, inverse in values], dim=1)
+        found = _boosting_device.boost(codes, labels, test_codes, max_bins=bins, seed=seed)
+        pairs = ((factors, found.train), (test_factors, found.test))
+        scores = [
+            [_share(values[k][0][_first_of_greatest(raw)] == true[:, k]) for k, raw in enumerate(guess)]
+            for true, guess in pairs
+        ]
+    return Fitted(found.importance, *(np.array(part) for part in scores))
+
+
+def _share(hits: torch.Tensor) -> float:
+    return int(hits.sum()) / len(hits)
+
+
+def _first_of_greatest(raw: torch.Tensor) -> torch.Tensor:
+    # torch's argmax may give any of several equal ones.
+    classes = torch.arange(raw.shape[1], device=raw.device)
+    return torch.where(raw == raw.amax(dim=1, keepdim=True), classes, raw.shape[1]).amin(dim=1)
+
+
 def _normalised(importance: np.ndarray) -> np.ndarray:
     total = importance.sum(axis=0)
     return importance / np.where(total > 0, total, 1.0)
@@ -74,9 +112,9 @@ def _normalised(importance: np.ndarray) -> np.ndarray:
 
 def r_squared(true: np.ndarray, guess: np.ndarray) -> float:
     """Coefficient of determination; a constant that is met counts 1, one that is missed 0."""
-    residual, total = np.square(true - guess).sum(), np.square(true - true.mean()).sum()
+    residual, total = ((true - guess) ** 2).sum(), ((true - true.mean()) ** 2).sum()
     if total == 0:
-        return float(residual <= 1e-10 * max(1.0, float(np.square(true).sum())))
+        return float(residual <= 1e-10 * max(1.0, float((true**2).sum())))
     return float(1 - residual / total)
 
 

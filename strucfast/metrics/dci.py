@@ -135,7 +135,8 @@ def dci(
     Locatello et al. 2019, computed by strucfast's own kernel: all factors at once, exact splits.
 
     Args:
-        codes_train, codes_test: (N, D) and (M, D) latent codes, numpy or torch.
+        codes_train, codes_test: (N, D) and (M, D) latent codes, numpy or torch. With "gbt" and training codes on a GPU
+            everything is fitted there.
         factors_train, factors_test: (N, K) and (M, K) integer factor values; real numbers with ``continuous``.
         predictor: "gbt" (boosted trees), "random_forest", "extra_trees", "logistic" (discrete factors only) or "lasso"
             (continuous factors only); the last four are scikit-learn's.
@@ -152,15 +153,16 @@ def dci(
         ValueError: empty arrays, shapes that do not belong together, codes that are not finite, discrete factors that
             are not integers, no factor with two values, an unknown predictor. TypeError: not numbers.
     """
-    codes_train, codes_test = check_codes(codes_train, "codes_train"), check_codes(codes_test, "codes_test")
+    codes_train = check_codes(codes_train, "codes_train", keep_device=predictor == "gbt")
+    codes_test = check_codes(codes_test, "codes_test", like=codes_train)
     check_finite(codes_train, "codes_train")
     check_finite(codes_test, "codes_test")
     if codes_train.shape[1] != codes_test.shape[1]:
         expected = codes_train.shape[1]
         raise ValueError(f"codes_test: expected {expected} columns as codes_train, got {codes_test.shape[1]}")
     check = check_real_factors if continuous else check_factors
-    factors_train = check(factors_train, len(codes_train), "factors_train")
-    factors_test = check(factors_test, len(codes_test), "factors_test")
+    factors_train = check(factors_train, len(codes_train), "factors_train", like=codes_train)
+    factors_test = check(factors_test, len(codes_test), "factors_test", like=codes_test)
     if factors_train.shape[1] != factors_test.shape[1]:
         expected = factors_train.shape[1]
         raise ValueError(f"factors_test: expected {expected} columns as factors_train, got {factors_test.shape[1]}")

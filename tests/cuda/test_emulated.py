@@ -27,9 +27,14 @@ def test_kernels_in_another_order_of_threads(run_emulated, order):
     assert _passed(run_emulated(CHECKS, "-k", "not float64 and not float16", order=order)) >= 30
 
 
-@pytest.mark.parametrize("order", ("forward", "reverse", "shuffled"))
-def test_metrics_are_the_hosts(run_emulated, order):
-    assert _passed(run_emulated(METRICS, order=order)) >= 40
+def test_metrics_are_the_hosts(run_emulated):
+    assert _passed(run_emulated(METRICS)) >= 60
+
+
+@pytest.mark.parametrize("order", ("reverse", "shuffled"))
+def test_metrics_in_another_order_of_threads(run_emulated, order):
+    chosen = "joint_counts or column_range or trees_are_the_hosts or regression_is_the_hosts or few_rows"
+    assert _passed(run_emulated(METRICS, "-k", chosen, order=order)) >= 25
 
 
 def test_the_op_contract_holds(run_emulated):

@@ -12,7 +12,7 @@ import torch
 
 import strucfast as sf
 from strucfast import _native
-from strucfast.metrics import _histogram
+from strucfast.metrics import _boosting, _boosting_device, _histogram
 from strucfast.ops import _registry
 
 if not torch.cuda.is_available():
@@ -267,6 +267,58 @@ def test_mig_on_the_gpu_is_the_hosts():
     expected = sf.metrics.mig(codes.cpu(), factors.cpu())
     for given in (factors, factors.cpu(), factors.cpu().numpy()):
         assert sf.metrics.mig(codes, given).to_dict() == expected.to_dict()
+
+
+def boosting_problem(rows, classes=(10, 4, 7), features=6):
+    rng = np.random.default_rng(rows)
+    factors = np.stack([rng.integers(0, c, rows) for c in classes], axis=1)
+    mix = rng.normal(size=(len(classes), features))
+    codes = (factors @ mix + 0.4 * rng.normal(size=(rows, features))).astype(np.float32)
+    return [torch.from_numpy(a).cuda() for a in (codes, factors)]
+
+
+@pytest.mark.parametrize("max_bins", (None, 64))
+@pytest.mark.parametrize("rows", (33, 3000, 100_000))
+def test_boosted_trees_are_the_hosts(rows, max_bins):
+    """In shared memory, and with 100,000 rows from global memory."""
+    codes, factors = boosting_problem(rows)
+    factors = torch.stack([torch.unique(column, return_inverse=True)[1] for column in factors.t()], dim=1)
+    found = _boosting_device.boost(codes, factors, codes[:500], rounds=5, max_bins=max_bins)
+    arrays = (t.cpu().numpy() for t in (codes, factors, codes[:500]))
+    expected = _boosting.boost(*arrays, rounds=5, max_bins=max_bins)
+    np.testing.assert_allclose(found.importance, expected.importance, atol=1e-3)
+    for ours, theirs in zip(found.train + found.test, expected.train + expected.test):
+        # Near ties that rounding decides differently concern few rows.
+        assert (np.abs(ours.cpu().numpy() - theirs) > 1e-3).mean() <= 0.02
+    again = _boosting_device.boost(codes, factors, codes[:500], rounds=5, max_bins=max_bins)
+    for ours, theirs in zip(found.train + found.test, again.train + again.test):
+        assert torch.equal(ours, theirs)
+
+
+def test_boosting_does_not_wait_for_the_gpu():
+    codes, factors = boosting_problem(1000, classes=(5,))
+    order, ranks, low, high = _boosting_device.bin_features(codes, None)
+    raw, factor = torch.zeros(5, 1000, device="cuda"), torch.full((5,), 0.1, device="cuda")
+    first = torch.tensor([0, 5], dtype=torch.int32, device="cuda")
+    labels, unseen = factors.t().int(), codes.t().contiguous()
+    arguments = (order, ranks, low, high, raw, raw, factor, labels, first, None, unseen, 20, 0)
+    torch.ops.strucfast._boost_cuda(*arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.ops.strucfast._boost_cuda(*arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("continuous", (False, True))
+def test_dci_on_the_gpu_is_the_hosts(continuous):
+    codes, factors = boosting_problem(3000)
+    tensors = codes[:2000], factors[:2000], codes[2000:], factors[2000:]
+    found = sf.metrics.dci(*tensors, continuous=continuous)
+    expected = sf.metrics.dci(*(t.cpu() for t in tensors), continuous=continuous)
+    for name in ("disentanglement", "completeness", "informativeness_train", "informativeness_test"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=5e-3), name
+    np.testing.assert_allclose(found.importance, expected.importance, atol=1e-2)
 
 
 def test_a_second_device(backend):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import _timing, gpu
+from strucfast.metrics import _device, _histogram
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +41,16 @@ def test_bytes_count_each_tensor_once():
 def test_all_sizes_dtypes_and_layouts_are_measured():
     found = {(c.op, c.size, c.dtype, c.layout) for c in gpu.cases()}
     assert len(found) == 3 * 5 * 2 * 2
+
+
+@pytest.mark.parametrize("name", gpu.HISTOGRAMS)
+def test_the_eager_counts_that_histograms_are_compared_with(name):
+    codes, factors = (t[:5000] for t in gpu.histogram_case(name, "cpu"))
+    expected = _histogram.joint_counts(codes.numpy(), factors.numpy(), gpu.BINS)
+    # Rounded as the GPU gets them.
+    edges = torch.from_numpy(_device.rounded_up(_histogram.bin_edges(codes.numpy(), gpu.BINS)))
+    found = gpu.eager_counts(codes, factors, edges, torch.from_numpy(expected.starts))
+    assert torch.equal(found, torch.from_numpy(expected.counts))
 
 
 def test_a_failing_piece_does_not_stop_the_others(monkeypatch, capsys):

@@ -254,6 +254,30 @@ __attribute__((noinline)) T __shfl_up_sync(unsigned, T value, unsigned offset) {
   return result;
 }
 
+template <typename T>
+__attribute__((noinline)) T __shfl_sync(unsigned, T value, int from) {
+  auto& s = emulator::state();
+  emulator::Warp& warp = s.warps[s.current / 32];
+  std::memcpy(&warp.values[s.current % 32], &value, sizeof(T));
+  emulator::wait_at(warp.barrier, warp.lanes);
+  T result;
+  std::memcpy(&result, &warp.values[from], sizeof(T));
+  emulator::wait_at(warp.barrier, warp.lanes);
+  return result;
+}
+
+__attribute__((noinline)) inline unsigned __ballot_sync(unsigned, bool yes) {
+  auto& s = emulator::state();
+  emulator::Warp& warp = s.warps[s.current / 32];
+  warp.values[s.current % 32] = yes;
+  emulator::wait_at(warp.barrier, warp.lanes);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < warp.lanes; ++lane) bits |= static_cast<unsigned>(warp.values[lane]) << lane;
+  emulator::wait_at(warp.barrier, warp.lanes);
+  return bits;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 // Fibers give way at barriers and shuffles only, so a plain update is an atomic one.
 template <typename T>
 T atomicAdd(T* to, T value) {

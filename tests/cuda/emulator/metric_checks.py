@@ -1,12 +1,17 @@
 """The metrics' CUDA kernels against the host's, in a process where the emulator runs them on CPU tensors."""
 
+import functools
+
 import emulated_backend
 import numpy as np
 import pytest
 import torch
 
 import strucfast as sf
-from strucfast.metrics import _device, _histogram
+from strucfast import _native
+from strucfast.metrics import _boosting, _boosting_device, _device, _histogram, _predictors
+
+needs_host = pytest.mark.skipif(_native.missing("host") is not None, reason="needs the host module: make build")
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +177,173 @@ def test_the_ops_check_what_belongs_together():
             call(*bad)
     with pytest.raises(RuntimeError, match="_column_range_cuda: values must be"):
         torch.ops.strucfast._column_range_cuda(codes.half())
+
+
+def boosting_problem(rows=250, classes=(5, 2, 3), features=4, seed=0):
+    """Codes that mix the factors with noise, distinct with probability one, and the factors."""
+    rng = np.random.default_rng(seed)
+    factors = np.stack([rng.integers(0, c, rows) for c in classes], axis=1)
+    mix = rng.normal(size=(len(classes), features))
+    return (factors @ mix + 0.4 * rng.normal(size=(rows, features))).astype(np.float32), factors
+
+
+def both_boosted(codes, factors, unseen, **options):
+    expected = _boosting.boost(codes, factors, unseen, **options)
+    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (codes, factors, unseen)]
+    found = _boosting_device.boost(*tensors, **options)
+    return found, expected
+
+
+def assert_same_trees(found, expected):
+    """The sums run in another order: a few roundings, of which a tenth of the bound is used."""
+    np.testing.assert_allclose(found.importance, expected.importance, atol=1e-5)
+    for ours, theirs in zip(found.train, expected.train):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=5e-6)
+    # Splits that part the fitted rows alike are told apart by rounding alone, and unseen rows may tell them apart.
+    for ours, theirs in zip(found.test, expected.test):
+        assert (np.abs(ours.numpy() - theirs) > 5e-6).mean() <= 0.2
+
+
+@needs_host
+@pytest.mark.parametrize("seed", (0, 7))
+@pytest.mark.parametrize("max_bins", (None, 16))
+def test_boosted_trees_are_the_hosts(max_bins, seed):
+    codes, factors = boosting_problem()
+    unseen, _ = boosting_problem(seed=1, rows=37)
+    assert_same_trees(*both_boosted(codes, factors, unseen, max_bins=max_bins, rounds=3, seed=seed))
+
+
+@pytest.mark.parametrize("max_bins", (None, 5))
+def test_fitted_rows_are_predicted_alike_through_ranks_and_thresholds(max_bins):
+    codes, factors = (torch.from_numpy(a) for a in boosting_problem(rows=120))
+    found = _boosting_device.boost(codes, factors, codes, max_bins=max_bins, rounds=2)
+    for fitted, unseen in zip(found.train, found.test):
+        assert torch.equal(fitted, unseen)
+
+
+@needs_host
+def test_boosted_regression_is_the_hosts():
+    codes, factors = boosting_problem()
+    wanted = np.stack([np.sin(factors[:, 0]) + 0.1 * codes[:, 1], codes[:, 2] ** 2], axis=1)
+    assert_same_trees(*both_boosted(codes, wanted, codes[:50], continuous=True, rounds=4))
+
+
+@needs_host
+def test_boosted_rows_that_do_not_fit_into_shared_memory(shared_limit):
+    codes, factors = boosting_problem(rows=90)
+    inside, _ = both_boosted(codes, factors, codes[:11], rounds=2)
+    shared_limit(3 * 1024)
+    outside, _ = both_boosted(codes, factors, codes[:11], rounds=2)
+    for a, b in zip(inside.train + inside.test, outside.train + outside.test):
+        assert torch.equal(a, b)
+
+
+@needs_host
+@pytest.mark.parametrize("rows", (1, 2, 31, 32, 33, 65))
+def test_boosting_few_rows_and_ties(rows):
+    rng = np.random.default_rng(rows)
+    codes = rng.integers(0, 4, (rows, 3)).astype(np.float32)
+    codes[:, 1] = 2.5
+    labels = (codes[:, :1] > 1).astype(int)
+    labels[: len(labels) // 5] = 0
+    labels = np.unique(labels, return_inverse=True)[1].reshape(-1, 1)
+    assert_same_trees(*both_boosted(codes, labels, codes, rounds=3))
+
+
+@needs_host
+def test_more_features_than_warps_and_more_outputs_than_lanes():
+    codes, factors = boosting_problem(rows=130, classes=(17, 9), features=19)
+    codes[:, 5] = codes[:, 3]
+    assert_same_trees(*both_boosted(codes, np.unique(factors[:, 0], return_inverse=True)[1][:, None], codes, rounds=2))
+
+
+def test_boosting_is_two_launches_a_round():
+    codes, factors = (torch.from_numpy(a) for a in boosting_problem(rows=40))
+    start = emulated_backend.controls.emulator_launches()
+    _boosting_device.boost(codes, factors, codes, rounds=3)
+    assert emulated_backend.controls.emulator_launches() - start == 6
+
+
+@pytest.mark.parametrize("max_bins", (None, 16))
+def test_bins_are_the_hosts(max_bins):
+    codes = problem(200)[0]
+    expected = _boosting.bin_features(codes, max_bins)
+    order, ranks, low, high = (t.numpy() for t in _boosting_device.bin_features(torch.from_numpy(codes), max_bins))
+    np.testing.assert_array_equal(order & (2**31 - 1), expected.order)
+    np.testing.assert_array_equal(ranks, expected.ranks.T)
+    for f, count in enumerate(expected.bins):
+        np.testing.assert_array_equal(np.flatnonzero(order[f] < 0) + 1, expected.starts[f, 1:count])
+        np.testing.assert_array_equal(low[f, :count], expected.low[f, :count])
+        np.testing.assert_array_equal(high[f, :count], expected.high[f, :count])
+
+
+@needs_host
+@pytest.mark.parametrize("continuous", (False, True))
+def test_dci_is_the_hosts(continuous, monkeypatch):
+    # A hundred rounds are what the host is for.
+    for module in (_boosting_device, _predictors):
+        monkeypatch.setattr(module, "boost", functools.partial(module.boost, rounds=2))
+    codes, factors = boosting_problem(rows=130)
+    arrays = codes[:80], factors[:80], codes[80:], factors[80:]
+    expected = sf.metrics.dci(*arrays, continuous=continuous)
+    tensors = [torch.from_numpy(a) for a in arrays]
+    # Only the training codes decide; the rest may lie anywhere.
+    for given in (tensors, [tensors[0], *arrays[1:]]):
+        found = sf.metrics.dci(*given, continuous=continuous)
+        np.testing.assert_allclose(found.importance, expected.importance, atol=1e-4)
+        np.testing.assert_allclose(found.accuracy_train, expected.accuracy_train, atol=1e-4)
+        np.testing.assert_allclose(found.accuracy_test, expected.accuracy_test, atol=1e-4)
+        assert found.num_test == 50
+    # Other predictors take the same tensors through the host.
+    if not continuous:
+        theirs = sf.metrics.dci(*tensors, predictor="extra_trees")
+        np.testing.assert_array_equal(theirs.importance, sf.metrics.dci(*arrays, predictor="extra_trees").importance)
+
+
+@needs_host
+def test_dci_of_more_features_than_the_kernel_takes(monkeypatch):
+    monkeypatch.setattr(_boosting_device, "MOST_FEATURES", 3)
+    codes, factors = boosting_problem(rows=60)
+    arrays = codes[:40], factors[:40], codes[40:], factors[40:]
+    found = sf.metrics.dci(*(torch.from_numpy(a) for a in arrays))
+    np.testing.assert_array_equal(found.importance, sf.metrics.dci(*arrays).importance)
+
+
+def test_dci_says_what_is_wrong_with_tensors():
+    codes, factors = (torch.from_numpy(a) for a in boosting_problem(rows=20))
+    broken = codes.clone()
+    broken[3, 1] = float("nan")
+    for arguments, match in (
+        ((broken, factors, codes, factors), "codes_train: expected finite values, got nan in row 3, column 1"),
+        ((codes, factors, broken, factors), "codes_test: expected finite values, got nan in row 3, column 1"),
+        ((codes, factors, codes[:, :2], factors), "codes_test: expected 4 columns as codes_train, got 2"),
+        ((codes, factors[:5], codes, factors), "factors_train: expected 20 rows"),
+        ((codes, factors, codes, factors + 0.5), "factors_test: expected integers, got"),
+        ((codes, factors * 0, codes, factors), "factors_train: expected a factor with at least two values"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            sf.metrics.dci(*arguments)
+
+
+def test_the_boosting_op_checks_what_belongs_together():
+    codes, factors = (torch.from_numpy(a) for a in boosting_problem(rows=20))
+    order, ranks, low, high = _boosting_device.bin_features(codes, None)
+    raw, test_raw, factor = torch.zeros(5, 20), torch.zeros(5, 3), torch.ones(5)
+    labels, first = factors[:, :1].t().int(), torch.tensor([0, 5], dtype=torch.int32)
+    good = [order, ranks, low, high, raw, test_raw, factor, labels, first, None, codes[:3].t(), 1, 0]
+    torch.ops.strucfast._boost_cuda(*good)
+    for at, value, name in (
+        (1, ranks.long(), "ranks"),
+        (2, low[:, 1:], "low"),
+        (3, high.double(), "high"),
+        (4, raw[:, 1:], "raw"),
+        (5, test_raw[:4], "test_raw"),
+        (6, factor[:4], "factor"),
+        (7, labels.long(), "labels"),
+        (7, None, "labels and first"),
+        (8, first.long(), "first"),
+        (9, raw, "labels and first, or wanted"),
+        (10, codes[:3].t().double(), "test_values"),
+    ):
+        with pytest.raises(RuntimeError, match=f"_boost_cuda: {name}"):
+            torch.ops.strucfast._boost_cuda(*good[:at], value, *good[at + 1 :])
