@@ -175,23 +175,49 @@ def test_several_seeds(capsys, tmp_path, monkeypatch):
 
 
 def test_evaluate_a_run_and_then_its_codes(capsys, trained):
+    from strucfast import metrics
+
     run("evaluate", trained, "--num-images", "80")
     first = capsys.readouterr().out
     assert "PSNR" in first
     assert "held-out images  80" in first
-    score = json.loads((trained / "evaluation.json").read_text())["metrics"]["mig"]["score"]
-    assert f"{score:.3f}" in first
-    run("evaluate", trained / "codes.h5")
-    assert f"{score:.3f}" in capsys.readouterr().out
+    assert "54/26 rows" in first
+    found = json.loads((trained / "evaluation.json").read_text())["metrics"]
+    assert tuple(found) == metrics.names(default=True)
+    run("evaluate", trained / "codes.h5", "--out", trained / "again.json")
+    again = capsys.readouterr().out
+    for name, result in found.items():
+        assert f"{name} " in first and f"{result['score']:.4f}" in first and f"{result['score']:.4f}" in again
+    saved = json.loads((trained / "again.json").read_text())["metrics"]
+    assert {name: r["score"] for name, r in saved.items()} == {name: r["score"] for name, r in found.items()}
+    run("report", trained)
+    page = (trained / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page or f">{name}<" in page for name in found if name != "mig")
 
 
 def test_evaluate_npz(capsys, tmp_path):
     factors = np.random.default_rng(0).integers(0, 5, (2000, 2))
-    np.savez(tmp_path / "codes.npz", codes=factors.astype(np.float32), factors=factors)
-    run("evaluate", tmp_path / "codes.npz")
+    codes = factors.astype(np.float32)
+    np.savez(tmp_path / "codes.npz", codes=codes, factors=factors)
     from strucfast import metrics
 
-    assert f"{metrics.mig(factors.astype(np.float32), factors).score:.3f}" in capsys.readouterr().out
+    score = metrics.mig(codes, factors).score
+    run("evaluate", tmp_path / "codes.npz", "--metrics", "mig", "irs")
+    out = capsys.readouterr().out
+    # few metrics show their matrices
+    assert f"MIG {score:.4f}" in out and "z1" in out and "1334/666 rows" in out
+    run("evaluate", tmp_path / "codes.npz", "--metrics", "all", "--num-images", "300", "--seed", "4")
+    out = capsys.readouterr().out
+    assert "200/100 rows, seed 4" in out and "z1" not in out
+    assert all(f"\n{name} " in out for name in metrics.names() if name != "analytic_mig")
+    assert "analytic_mig" not in out
+    np.savez(tmp_path / "posteriors.npz", codes=codes, factors=factors, logvar=np.full(codes.shape, -4.0))
+    run("evaluate", tmp_path / "posteriors.npz", "--metrics", "analytic_mig", "--num-images", "600")
+    assert "Analytic MIG 0.9" in capsys.readouterr().out
+    run("evaluate", tmp_path / "codes.npz", "--metrics", "migg", code=2)
+    assert "unknown metric 'migg'; did you mean 'mig'" in capsys.readouterr().err
+    run("evaluate", tmp_path, "--out", tmp_path / "x.json", code=2)
+    assert "--out: is for a file of codes" in capsys.readouterr().err
 
 
 def test_sample_traverse_report(capsys, trained):

@@ -53,7 +53,7 @@ class LogisticRegressions:
         self._penalty = np.repeat(np.where(sizes == 2, 2.0, 1.0), sizes)[:, None] * np.ones(len(self._inputs))
         self._penalty[:, -1] = 0.0
         # Several BLAS threads wait for each other longer than such small products take.
-        with _one_blas_thread():
+        with one_blas_thread():
             self.weights, self.converged = self._minimise(sizes, tolerance * len(values), iterations)
 
     def probabilities(self, values: np.ndarray) -> list[np.ndarray]:
@@ -178,7 +178,7 @@ class LogisticRegressions:
         return vector
 
 
-def _one_blas_thread() -> AbstractContextManager:
+def one_blas_thread() -> AbstractContextManager:
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._inputs import check_codes, check_factors, check_finite, check_names
 from ._interventions import SharedValues, check_counts
+from ._logistic import one_blas_thread
 from ._result import Result, default_names, matrix_axes, table
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def _predict(train: np.ndarray, labels: np.ndarray, wanted: tuple[np.ndarray, ..
         return [np.full(len(points), np.bincount(labels).argmax()) for points in wanted]
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
+    # Several BLAS threads wait for each other longer than such small products take.
+    with warnings.catch_warnings(), one_blas_thread():
         # A fit that stops at its iteration limit is a linear classifier, too.
         warnings.filterwarnings("ignore", message=".*converge.*")
         model = LogisticRegression().fit(train, labels)

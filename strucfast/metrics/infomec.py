@@ -10,6 +10,7 @@ import numpy as np
 
 from ._histogram import joint_counts
 from ._inputs import check_codes, check_factors, check_finite, check_names
+from ._logistic import one_blas_thread
 from ._result import Result, default_names, matrix_axes, table
 
 if TYPE_CHECKING:
@@ -178,9 +179,15 @@ def _cross_entropy(features: Any, labels: np.ndarray, entropy: float) -> float:
         return entropy
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
+    # Several BLAS threads wait for each other longer than such small products take.
+    with warnings.catch_warnings(), one_blas_thread():
         # Separable classes have no best weights: the fit runs to its iteration limit, its cross-entropy near 0.
         warnings.filterwarnings("ignore", message=".*converge.*")
         model = LogisticRegression(C=np.inf).fit(features, labels)
-    place = np.searchsorted(model.classes_, labels)
-    return float(-model.predict_log_proba(features)[np.arange(len(labels)), place].mean())
+        scores = model.decision_function(features)
+    if scores.ndim == 1:
+        scores = np.stack([np.zeros(len(scores)), scores], axis=1)
+    # Not log(predict_proba): probabilities that round to 0 have a logarithm all the same.
+    scores -= scores.max(axis=1, keepdims=True)
+    own = scores[np.arange(len(labels)), np.searchsorted(model.classes_, labels)]
+    return float((np.log(np.exp(scores).sum(axis=1)) - own).mean())

@@ -80,3 +80,15 @@ def test_bad_files(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=rf"c{suffix}: field 'codes': not a readable"):
         load_codes(path)
+
+
+def test_log_variances(tmp_path):
+    codes, logvar = np.random.default_rng(0).normal(size=(2, 7, 3))
+    for path in (save_codes(tmp_path / "codes.h5", codes, logvar=logvar), tmp_path / "codes.npz"):
+        np.savez(tmp_path / "codes.npz", codes=codes, logvar=logvar)
+        np.testing.assert_array_equal(load_codes(path).logvar, logvar)
+    with pytest.raises(ValueError, match=r"logvar: expected the codes' shape \(7, 3\), got \(7, 2\)"):
+        save_codes(tmp_path / "codes.h5", codes, logvar=logvar[:, :2])
+    np.savez(tmp_path / "codes.npz", codes=codes, logvar=logvar * np.nan)
+    with pytest.raises(ValueError, match="field logvar: expected finite values"):
+        load_codes(tmp_path / "codes.npz")

@@ -62,6 +62,30 @@ def test_evaluating_a_run_leaves_codes_and_figures(run):
     assert evaluate_run(run, num_images=150).psnr == evaluation.psnr
 
 
+def test_posteriors_of_a_vae_reach_the_analytic_mig(tiny, tmp_path):
+    config = tiny(model__name="beta-vae", train__steps=2, train__eval_every=0)
+    config.model.overrides = {"width": 8, "blocks": 3, "latent_dim": 4}
+    run = Trainer(config, tmp_path / "run").fit()
+    evaluation = evaluate_run(run, num_images=60, metrics="all")
+    assert tuple(evaluation.metrics) == metrics.names()
+    model, dataset = run.load_model(), run.dataset()
+    x = torch.from_numpy(dataset.images(evaluation.indices)).permute(0, 3, 1, 2) / 255.0
+    with torch.no_grad():
+        logvar = model.posterior(x)[1].numpy()
+    np.testing.assert_allclose(evaluation.logvar, logvar, rtol=1e-3, atol=1e-4)
+    stored = metrics.load_codes(run.path / "codes.h5")
+    np.testing.assert_array_equal(stored.logvar, evaluation.logvar)
+    write_run_report(run)
+
+
+def test_no_metrics_and_few(run):
+    assert evaluate_run(run, num_images=50, metrics=()).metrics == {}
+    few = evaluate_run(run, num_images=50, metrics=("mig", "irs", "mig"))
+    assert tuple(few.metrics) == ("mig", "irs") and "entropy" in few.table() and "entropy" not in few.table(False)
+    assert few.logvar is None and metrics.load_codes(run.path / "codes.h5").logvar is None
+    assert list(few.to_dict()["seconds"]) == ["encoding", "mig", "irs"]
+
+
 def test_unknown_metric():
     with pytest.raises(ValueError, match="unknown metric 'migg'; did you mean 'mig'"):
         metrics_of(np.zeros((3, 2)), np.zeros((3, 1), dtype=np.int64), ("migg",))
