@@ -42,12 +42,13 @@ def test_not_centred():
 def test_constant_codes_and_zero_rows():
     values = np.random.default_rng(0).normal(size=(6, 2))
     values[2] = 0
-    # 0.1 in float32: the standard deviation of equal values may be a rounding error, which must not blow the code up.
-    dead = np.column_stack([values, np.full(6, 0.1)]).astype(np.float32)
+    # The standard deviation of these equal values is a rounding error, which must not blow the code up.
+    dead = np.column_stack([values, np.full(6, 0.1)])
+    assert 0 < dead[:, 2].std() < 1e-16
     result = hoyer(dead)
     assert result.std[2] == 0 and result.share[2] == 0
     assert result.per_sample[2] == 0
-    y = np.abs(dead[:, :2].astype(float) / result.std[:2])
+    y = np.abs(dead[:, :2] / result.std[:2])
     root = np.sqrt(3)
     live = [0, 1, 3, 4, 5]
     expected = (root - y.sum(axis=1)[live] / np.sqrt((y**2).sum(axis=1))[live]) / (root - 1)

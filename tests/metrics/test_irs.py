@@ -63,10 +63,12 @@ def test_codes_around_zero_are_as_good_as_others():
 
 
 def test_constant_codes_are_left_out_whatever_their_mean_rounds_to():
-    third = np.full((20, 3), 0.1, np.float32)
-    assert irs(third, GRID).score == 0
-    with_dead = np.column_stack([GRID.astype(np.float32), third])
-    assert irs(with_dead, GRID).score == irs(GRID.astype(np.float32), GRID).score == 1
+    dead = np.full((20, 3), [0.1, 0.7, 3.3])
+    assert (np.ascontiguousarray(dead.T).mean(axis=1) != dead[0]).any()
+    assert irs(dead, GRID).score == 0
+    result = irs(np.column_stack([GRID, dead]), GRID)
+    assert result.score == irs(GRID.astype(float), GRID).score == 1
+    np.testing.assert_array_equal(result.deviation[2:], 0)
 
 
 def test_a_constant_factor_fixes_nothing():
