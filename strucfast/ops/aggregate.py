@@ -159,6 +159,7 @@ class _AggregateLogDensity(OpSpec):
     )
     num_outputs = 3
     materialize_grads = False
+    order = {"cpu": ("cpp",), "cuda": ("triton",)}
     # The public function upcasts half types: a density needs float32.
     dtypes = {backend: (torch.float32, torch.float64) for backend in BACKENDS}
 
