@@ -110,6 +110,7 @@ def test_the_objectives_page_runs():
         exec(block, space)
     torch.testing.assert_close(space["same"], space["sampled"].mean())
     assert torch.isfinite(space["loss"].total) and space["model"].name == "factor-vae"
+    assert torch.isfinite(space["total"]) and space["annealed"].training_step == 2
 
 
 def test_the_objectives_page_names_every_loss_and_preset():
