@@ -138,6 +138,29 @@ def test_the_distributions_page_runs():
         assert set(re.findall(r"`([a-z_0-9]+)`", options)) == known, kind
 
 
+def test_the_metrics_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sf.metrics._evaluate, "_METRICS", dict(sf.metrics._evaluate._METRICS))
+    torch.manual_seed(0)
+    space: dict = {}
+    for block in blocks(ROOT / "docs" / "metrics.md", "python"):
+        exec(block, space)
+    assert space["mig"].score > 0.8 and set(space["scores"]) == {"mig", "irs"}
+    assert space["found"]["mig"].score > 0.1 and (tmp_path / "results.json").exists()
+    assert space["own"]["mean_range"] > 2 and space["distance"] > 0
+
+
+def test_the_metrics_page_names_every_metric():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for name in sf.metrics.__all__:
+        if name[0].islower() and name not in ("names",):
+            assert re.search(rf"\b{name}\b", page), name
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (yes|no) \|", page, re.MULTILINE)
+    listed = {name: default == "yes" for names, default in rows for name in re.findall(r"`([a-z_]+)`", names)}
+    assert set(listed) == set(sf.metrics.names())
+    assert {name for name, default in listed.items() if default} == set(sf.metrics.names(default=True))
+
+
 def test_the_training_page_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(ROOT / "docs" / "training.md", "python")
