@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._inputs import check_codes, check_factors, check_finite, check_names, check_test
-from ._logistic import LogisticRegressions
+from ._logistic import LogisticRegressions, one_blas_thread
 from ._result import Result, default_names, matrix_axes, table
 
 if TYPE_CHECKING:
@@ -97,21 +97,24 @@ def explicitness(
     values = (values - mean) / std
     pairs = [np.unique(column, return_inverse=True) for column in factors.T]
     fitted = np.flatnonzero(varies)
-    models = LogisticRegressions(values, np.stack([pairs[k][1] for k in fitted], axis=1))
 
-    def areas(inputs: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def areas(
+        models: LogisticRegressions, inputs: np.ndarray, labels: np.ndarray
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         per_class = [np.full(len(known), np.nan) for known, _ in pairs]
         for k, probabilities in zip(fitted, models.probabilities(inputs)):
             per_class[k] = np.array([auc(p, labels[:, k] == v) for p, v in zip(probabilities, pairs[k][0])])
         defined = [area[np.isfinite(area)] for area in per_class]
         return per_class, np.array([area.mean() if len(area) else np.nan for area in defined])
 
-    per_class, per_factor = areas(values, factors)
-    score_train = float(np.nanmean(per_factor))
-    if test is not None:
-        per_class, per_factor = areas((test[0][:, alive].astype(np.float64) - mean) / std, test[1])
-        if np.isnan(per_factor).all():
-            raise ValueError("factors_test: expected a factor with at least two of the values that factors has")
+    with one_blas_thread():
+        models = LogisticRegressions(values, np.stack([pairs[k][1] for k in fitted], axis=1))
+        per_class, per_factor = areas(models, values, factors)
+        score_train = float(np.nanmean(per_factor))
+        if test is not None:
+            per_class, per_factor = areas(models, (test[0][:, alive].astype(np.float64) - mean) / std, test[1])
+    if np.isnan(per_factor).all():
+        raise ValueError("factors_test: expected a factor with at least two of the values that factors has")
     return ExplicitnessResult(
         score=float(np.nanmean(per_factor)),
         score_train=score_train,
