@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ def check_metrics(metrics: str | Sequence[str] | None, logvar: bool = True) -> t
     Raises:
         ValueError: an unknown name, none, or one that needs log-variances that are not there.
     """
-    if metrics is None or metrics == "all" or tuple(metrics) == ("all",):
+    if metrics is None or _is_all(metrics):
         # What is not asked for by name is left out where its input is missing.
         wanted = names(default=metrics is None)
         return tuple(name for name in wanted if logvar or not _METRICS[name].needs_logvar)
@@ -157,6 +158,10 @@ def check_metrics(metrics: str | Sequence[str] | None, logvar: bool = True) -> t
     if missing:
         raise ValueError(f"metrics: {missing[0]!r} needs the posteriors' log-variances, which are not given")
     return asked
+
+
+def _is_all(metrics: str | Sequence[str]) -> bool:
+    return metrics == "all" or tuple(metrics) == ("all",)
 
 
 def evaluate(
@@ -177,7 +182,8 @@ def evaluate(
         encode: uint8 images (B, H, W, C) -> codes (B, D), numpy or torch; posterior means as a rule. Or a pair of codes
             and log-variances of the posteriors (B, D), which ``analytic_mig`` needs.
         dataset: images and factors by row number, as in ``strucfast.data``.
-        metrics: names, see :func:`names`; None for the default ones, "all" for all that can be computed.
+        metrics: names, see :func:`names`; None for the default ones, "all" for all. What cannot be computed and was
+            not named (a Hoyer sparsity of a single code) is left out with a warning.
         seed: of the sampled rows and of everything random in the metrics.
         num_train, num_test: rows to encode; where there are fewer, all rows, split in the same proportion.
         batch_size: images a call of ``encode``.
@@ -309,21 +315,26 @@ def _compute(
     for place, name in enumerate(asked):
         report(name, place, len(asked))
         began = time.perf_counter()
-        results[name] = _METRICS[name].function(
-            Encoded(
-                codes=codes[fit],
-                factors=factors[fit],
-                test_codes=codes[test],
-                test_factors=factors[test],
-                sample_codes=codes[sample],
-                sample_factors=factors[sample],
-                factor_names=tuple(factor_names),
-                rng=np.random.default_rng([seed, zlib.crc32(name.encode())]),
-                sample_logvar=None if logvar is None else logvar[sample],
-                code_names=code_names,
-            )
+        data = Encoded(
+            codes=codes[fit],
+            factors=factors[fit],
+            test_codes=codes[test],
+            test_factors=factors[test],
+            sample_codes=codes[sample],
+            sample_factors=factors[sample],
+            factor_names=tuple(factor_names),
+            rng=np.random.default_rng([seed, zlib.crc32(name.encode())]),
+            sample_logvar=None if logvar is None else logvar[sample],
+            code_names=code_names,
         )
-        results.seconds[name] = time.perf_counter() - began
+        try:
+            results[name] = _METRICS[name].function(data)
+        except ValueError as error:
+            if metrics is not None and not _is_all(metrics):
+                raise
+            warnings.warn(f"{name} is left out: {error}", stacklevel=3)
+        else:
+            results.seconds[name] = time.perf_counter() - began
         report(name, place + 1, len(asked))
     return results
 

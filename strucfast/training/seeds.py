@@ -53,7 +53,9 @@ def _train_all(config: TrainConfig, folder: Path, resume: bool, num_images: int)
         if found is None or found["step"] != run.scalars("best")["step"]:
             found = evaluate_run(run, num_images=num_images).to_dict()
         values = {"validation_loss": last["best_loss"], "psnr": found["psnr"], "seconds": last["seconds"]}
-        values |= {name: result["score"] for name, result in found["metrics"].items()}
+        # a score that is not defined, or infinite, has no mean
+        scores = {name: result["score"] for name, result in found["metrics"].items()}
+        values |= {name: score for name, score in scores.items() if score is not None}
         for name, value in values.items():
             figures.setdefault(name, []).append(value)
     summary = {
@@ -67,6 +69,7 @@ def _train_all(config: TrainConfig, folder: Path, resume: bool, num_images: int)
 def summary_table(summary: dict[str, Any]) -> str:
     """A summary of :func:`train_seeds` as text."""
     seeds = ", ".join(str(seed) for seed in summary["seeds"])
-    lines = [f"{len(summary['seeds'])} seeds ({seeds})", f"{'':16}{'mean':>12}{'deviation':>12}"]
-    lines += [f"{name:16}{f['mean']:12.5g}{f['std']:12.3g}" for name, f in summary["figures"].items()]
+    width = max(16, 2 + max(map(len, summary["figures"])))
+    lines = [f"{len(summary['seeds'])} seeds ({seeds})", f"{'':{width}}{'mean':>12}{'deviation':>12}"]
+    lines += [f"{name:{width}}{f['mean']:12.5g}{f['std']:12.3g}" for name, f in summary["figures"].items()]
     return "\n".join(lines)

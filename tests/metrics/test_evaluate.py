@@ -153,6 +153,15 @@ def test_default_metrics_are_named_and_posteriors_are_optional():
     assert found["analytic_mig"].num_posteriors == 200
 
 
+def test_what_cannot_be_computed_is_left_out_unless_it_was_named():
+    codes, factors = grid(60)[:, :1].astype(float), grid(60)
+    with pytest.warns(UserWarning, match="hoyer is left out: codes: expected at least two"):
+        results = metrics.evaluate_codes(codes, factors)
+    assert set(results) == set(results.seconds) == set(metrics.names(default=True)) - {"hoyer"}
+    with pytest.raises(ValueError, match="codes: expected at least two"):
+        metrics.evaluate_codes(codes, factors, ("mig", "hoyer"))
+
+
 def test_progress(capsys):
     seen = []
     metrics.evaluate(

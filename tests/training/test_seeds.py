@@ -40,3 +40,21 @@ def test_no_seeds(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"train\.seeds: expected at least one"):
         train_seeds(tiny(), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_score_that_is_not_defined_has_no_mean(tiny, tmp_path, monkeypatch):
+    from strucfast.training import seeds
+
+    evaluate = seeds.evaluate_run
+
+    class Found:
+        def __init__(self, run, num_images):
+            self.figures = evaluate(run, num_images=num_images, metrics="mig").to_dict()
+            self.figures["metrics"]["gaussian_total_correlation"] = {"score": None}
+
+        def to_dict(self):
+            return self.figures
+
+    monkeypatch.setattr(seeds, "evaluate_run", Found)
+    summary = train_seeds(tiny(train__steps=2, train__eval_every=0, train__seeds=(0,)), tmp_path / "runs", num_images=20)
+    assert "mig" in summary["figures"] and "gaussian_total_correlation" not in summary["figures"]
