@@ -56,5 +56,6 @@ def test_a_score_that_is_not_defined_has_no_mean(tiny, tmp_path, monkeypatch):
             return self.figures
 
     monkeypatch.setattr(seeds, "evaluate_run", Found)
-    summary = train_seeds(tiny(train__steps=2, train__eval_every=0, train__seeds=(0,)), tmp_path / "runs", num_images=20)
+    config = tiny(train__steps=2, train__eval_every=0, train__seeds=(0,))
+    summary = train_seeds(config, tmp_path / "runs", num_images=20)
     assert "mig" in summary["figures"] and "gaussian_total_correlation" not in summary["figures"]
