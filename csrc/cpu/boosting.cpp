@@ -57,8 +57,12 @@ struct Loops {
   void (*add_up)(const float* residual, int64_t rows, float* out);
 };
 
-// The compiler sets no macro of its own inside a target region.
+// The compiler sets no macro of its own inside a target region; outside, a build for one level has them.
+#if defined(SF_NO_CLONES) && defined(__AVX512F__)
+#define SF_LEVEL 4
+#else
 #define SF_LEVEL 1
+#endif
 namespace base {
 #include "boosting_lanes.h"
 }
