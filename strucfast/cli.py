@@ -1,4 +1,4 @@
-"""The command line: ``strucfast demo | train | evaluate | sample | traverse | report | data | info``."""
+"""The command line: ``strucfast demo | train | evaluate | sample | traverse | report | data | bench | info``."""
 
 from __future__ import annotations
 
@@ -435,6 +435,31 @@ def _data(arguments: list[str]) -> None:
     _parse(parts[name], rest, f"strucfast data {name}")
 
 
+def _bench_compare(before: Positional[Path], after: Positional[Path], threshold: float = 0.05) -> int:
+    """Regressions between two files of benchmark results, by our ratios over eager; exit code 1 if there are any.
+
+    Args:
+        before: results, JSON as in benchmarks/results.
+        after: results to judge.
+        threshold: least share of the ratio that counts.
+    """
+    from ._bench_compare import compare
+
+    comparison = compare(before, after, threshold)
+    print(comparison)
+    return 1 if comparison.regressions else 0
+
+
+def _bench(arguments: list[str]) -> int | None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: strucfast bench compare BEFORE.json AFTER.json [--threshold SHARE]")
+        return None
+    name, *rest = arguments
+    if name != "compare":
+        raise ConfigError(f"unknown command 'bench {name}'{near(name, ('compare',))}")
+    return _parse(_bench_compare, rest, "strucfast bench compare")
+
+
 def _info() -> None:
     """Versions, what is loaded, and why the rest is not."""
     from ._config import show_config
@@ -471,5 +496,6 @@ COMMANDS = {
     "traverse": Command(_command(_traverse, "traverse"), "what each latent variable of RUN does", heavy=True),
     "report": Command(_command(_report, "report"), "write RUN/report.html", heavy=True),
     "data": Command(_data, "data info SPEC, data preview SPEC"),
+    "bench": Command(_bench, "bench compare BEFORE.json AFTER.json: regressions between two files of results"),
     "info": Command(_command(_info, "info"), "versions, what is loaded, and why the rest is not"),
 }

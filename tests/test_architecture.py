@@ -25,6 +25,7 @@ FLOORS = [
     "samplers",
     "plots",
     "training",
+    "_bench_compare",
     "cli",
     "__main__",
 ]
