@@ -176,3 +176,29 @@ def test_the_training_page_trains(tmp_path, monkeypatch):
     said = (ROOT / "docs" / "training.md").read_text()
     written = {path.name for path in (tmp_path / "runs" / "mine").iterdir()} - {".lock"}
     assert written and all(f"`{name}" in said for name in written), written
+
+
+def test_the_migration_page_runs():
+    torch.manual_seed(0)
+    space: dict = {}
+    for block in blocks(ROOT / "docs" / "migration.md", "python"):
+        exec(block, space)
+    assert list(space["report"].replaced) == ["1"]
+    torch.testing.assert_close(space["fused"], space["plain"], rtol=1e-5, atol=1e-5)
+    assert torch.isfinite(space["regulariser"]) and space["score"] > 0.5 and space["dci"].disentanglement > 0.5
+
+
+def test_the_migration_page_names_presets_that_exist():
+    text = (ROOT / "docs" / "migration.md").read_text()
+    named = set(re.findall(r"`((?:[a-z]+-)+(?:vae|mmd|i|ii|tcvae))`", text))
+    assert {"beta-tcvae", "factor-vae"} <= named and named - {"-ii"} <= set(sf.models.list())
+
+
+def test_the_citation_file_agrees_with_the_package():
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["title"] == "strucfast" and citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"
+    authors = {author["name"] for author in citation["authors"]}
+    assert all(f'name = "{name}"' in (ROOT / "pyproject.toml").read_text() for name in authors)
+    assert {"message", "type"} <= set(citation)
