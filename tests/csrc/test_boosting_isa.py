@@ -1,23 +1,13 @@
 """The boosting kernel at every x86-64 level that this CPU has, against scikit-learn's raw predictions."""
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.isa import LEVELS, compile_level
 from sklearn.ensemble import GradientBoostingClassifier
 
 from strucfast.metrics._boosting import bin_features
-
-ROOT = Path(__file__).resolve().parents[2]
-CXX = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-# A CPU flag that stands for the level (Linux names).
-LEVELS = {"x86-64": "sse2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
 
 WRAPPER = """
 #include "csrc/cpu/boosting.h"
@@ -60,26 +50,15 @@ extern "C" int fit(int64_t rows, int64_t features, int64_t classes, int64_t most
 """
 
 
-def cpu_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
-
-
 @pytest.fixture(scope="module", params=LEVELS)
 def fit(request, tmp_path_factory):
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("x86-64 levels exist on x86-64 only; elsewhere tests/metrics/test_boosting.py covers the one build")
-    if LEVELS[request.param] not in cpu_flags():
-        pytest.skip(f"this CPU cannot run -march={request.param}; run on one with {LEVELS[request.param]}")
-    if shutil.which(CXX) is None:
-        pytest.skip(f"no C++ compiler {CXX}: install g++ or set CXX")
-    folder = tmp_path_factory.mktemp("boosting")
-    source, library = folder / "wrapper.cpp", folder / "kernel.so"
-    source.write_text(WRAPPER)
-    level = [f"-march={request.param}", "-mprefer-vector-width=512", "-DSF_NO_CLONES", "-Wno-psabi", f"-I{ROOT}"]
-    files = [str(source), str(ROOT / "csrc/cpu/boosting.cpp")]
-    subprocess.run([CXX, *FLAGS, *level, *files, "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library)).fit
+    return compile_level(
+        request.param,
+        WRAPPER,
+        ("boosting.cpp",),
+        tmp_path_factory.mktemp("boosting"),
+        elsewhere="tests/metrics/test_boosting.py covers",
+    ).fit
 
 
 # Many classes leave small nodes, in which several splits are equally good and rounding chooses.

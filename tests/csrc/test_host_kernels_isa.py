@@ -1,22 +1,13 @@
 """The torch-free renderers and histograms at every x86-64 level that this CPU has: the same integers at each."""
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.isa import LEVELS, compile_level
 
 from strucfast.data import _shapes3d_scene, dsprites, shapes3d
 
-ROOT = Path(__file__).resolve().parents[2]
-CXX = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-# A CPU flag that stands for the level (Linux names).
-LEVELS = {"x86-64": "sse2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
 SOURCES = ("render_shapes3d.cpp", "render_shapes3d_geometry.cpp", "render_dsprites.cpp", "histogram.cpp")
 
 WRAPPER = """
@@ -52,28 +43,16 @@ int joint(int64_t n, int64_t columns, const float* codes, const double* edges, i
 """
 
 
-def cpu_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
-
-
 @pytest.fixture(scope="module", params=LEVELS)
 def call(request, tmp_path_factory):
     """call(name, *arguments): arrays go as pointers, numbers as int64."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("x86-64 levels exist on x86-64 only; elsewhere tests/data and tests/metrics cover the one build")
-    if LEVELS[request.param] not in cpu_flags():
-        pytest.skip(f"this CPU cannot run -march={request.param}; run on one with {LEVELS[request.param]}")
-    if shutil.which(CXX) is None:
-        pytest.skip(f"no C++ compiler {CXX}: install g++ or set CXX")
-    folder = tmp_path_factory.mktemp("host_kernels")
-    source, library = folder / "wrapper.cpp", folder / "kernels.so"
-    source.write_text(WRAPPER)
-    # The fixed level replaces the choice that the loader makes in the product.
-    level = [f"-march={request.param}", "-mprefer-vector-width=512", "-DSF_NO_CLONES", f"-I{ROOT}"]
-    files = [str(source), *(str(ROOT / "csrc/cpu" / name) for name in SOURCES)]
-    subprocess.run([CXX, *FLAGS, *level, *files, "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
+    loaded = compile_level(
+        request.param,
+        WRAPPER,
+        SOURCES,
+        tmp_path_factory.mktemp("host_kernels"),
+        elsewhere="tests/data and tests/metrics cover",
+    )
 
     def run(name, *arguments):
         converted = [

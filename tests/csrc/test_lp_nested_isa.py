@@ -1,20 +1,10 @@
 """The torch-free Lp-nested kernel at every x86-64 level that this CPU has, against numpy in long double."""
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-CXX = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-# A CPU flag that stands for the level (Linux names).
-LEVELS = {"x86-64": "sse2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
+from helpers.isa import LEVELS, compile_level
 
 WRAPPER = """
 #include "csrc/common/digamma.h"
@@ -51,28 +41,11 @@ WRAP(f64, double)
 """
 
 
-def cpu_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
-
-
 @pytest.fixture(scope="module", params=LEVELS)
 def kernels(request, tmp_path_factory):
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("x86-64 levels exist on x86-64 only; elsewhere the op tests cover the one build")
-    if LEVELS[request.param] not in cpu_flags():
-        pytest.skip(f"this CPU cannot run -march={request.param}; run on one with {LEVELS[request.param]}")
-    if shutil.which(CXX) is None:
-        pytest.skip(f"no C++ compiler {CXX}: install g++ or set CXX")
-    folder = tmp_path_factory.mktemp("lp_nested")
-    source, library = folder / "wrapper.cpp", folder / "kernels.so"
-    source.write_text(WRAPPER)
-    # The fixed level replaces the choice that the loader makes in the product.
-    level = [f"-march={request.param}", "-mprefer-vector-width=512", "-DSF_NO_CLONES", f"-I{ROOT}"]
-    subprocess.run(
-        [CXX, *FLAGS, *level, str(source), str(ROOT / "csrc/cpu/lp_nested.cpp"), "-o", str(library)], check=True
+    loaded = compile_level(
+        request.param, WRAPPER, ("lp_nested.cpp",), tmp_path_factory.mktemp("lp_nested"), elsewhere="the op tests cover"
     )
-    loaded = ctypes.CDLL(str(library))
     loaded.digamma_of.restype, loaded.digamma_of.argtypes = ctypes.c_double, [ctypes.c_double]
     for name, real in (("f32", ctypes.c_float), ("f64", ctypes.c_double)):
         function = getattr(loaded, f"run_{name}")

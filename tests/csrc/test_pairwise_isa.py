@@ -1,20 +1,10 @@
 """The torch-free pairwise kernels at every x86-64 level that this CPU has, against float64 numpy."""
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-CXX = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++17", "-O2", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-# A CPU flag that stands for the level (Linux names).
-LEVELS = {"x86-64": "sse2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}
+from helpers.isa import LEVELS, compile_level
 
 WRAPPER = """
 #include "csrc/cpu/pairwise.h"
@@ -63,26 +53,16 @@ extern "C" void hsic(const int64_t* sizes, double width, const float* z, float* 
 """
 
 
-def cpu_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
-
-
 @pytest.fixture(scope="module", params=LEVELS)
 def kernels(request, tmp_path_factory):
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("the instruction levels are those of x86-64; run this on such a machine")
-    if LEVELS[request.param] not in cpu_flags():
-        pytest.skip(f"this CPU has no {LEVELS[request.param]}: run on one that has it")
-    if shutil.which(CXX.split()[0]) is None:
-        pytest.skip(f"no C++ compiler {CXX!r}: install g++ or set CXX")
-    folder = tmp_path_factory.mktemp("pairwise")
-    (folder / "wrapper.cpp").write_text(WRAPPER)
-    sources = [str(folder / "wrapper.cpp"), "csrc/cpu/pairwise_mmd.cpp", "csrc/cpu/pairwise_hsic.cpp"]
-    library = folder / "pairwise.so"
-    command = [*CXX.split(), *FLAGS, f"-march={request.param}", "-DSF_NO_CLONES", "-I.", "-Icsrc", *sources, "-o"]
-    subprocess.run([*command, str(library)], cwd=ROOT, check=True)
-    return ctypes.CDLL(str(library))
+    return compile_level(
+        request.param,
+        WRAPPER,
+        ("pairwise_mmd.cpp", "pairwise_hsic.cpp"),
+        tmp_path_factory.mktemp("pairwise"),
+        elsewhere="the op tests cover",
+        optimise="-O2",
+    )
 
 
 def call(function, sizes, width, columns, shapes):

@@ -112,7 +112,7 @@ def test_more_than_2_to_the_31_elements(layout, backend):
     """Index arithmetic in 64 bits; a sample of the output is compared."""
     shape = (2, 64, 4100, 4096)
     if torch.cuda.mem_get_info()[0] < 6 * 2 * shape[1] * 4100 * 4096 * 2:
-        pytest.skip("needs 13 GB of free GPU memory")
+        pytest.skip("needs 13 GB of free GPU memory: run on a card that has them")
     x = torch.randn(shape, device="cuda", dtype=torch.bfloat16).to(memory_format=layout)
     scale, shift = random(2, 64, dtype=torch.bfloat16), random(2, 64, dtype=torch.bfloat16, seed=1)
     y = sf.ops.modulate(x, scale, shift)
@@ -323,7 +323,7 @@ def test_dci_on_the_gpu_is_the_hosts(continuous):
 
 def test_a_second_device(backend):
     if torch.cuda.device_count() < 2:
-        pytest.skip("needs two CUDA devices")
+        pytest.skip("needs two CUDA devices: run `make gpu-test` on such a machine")
     x, scale, shift = (t.to("cuda:1") for t in (random(2, 8, 4, 4), random(2, 8), random(2, 8, seed=1)))
     assert torch.cuda.current_device() == 0
     y = sf.ops.modulate(x, scale, shift)

@@ -74,7 +74,7 @@ def test_factors_mean_what_they_say(ds):
 def test_native_equals_numpy(size):
     reason = _native.missing("host")
     if reason is not None:
-        pytest.skip(f"native host module: {reason}")
+        pytest.skip(f"needs the host module (make build): {reason}")
     # Enough rows for three threads of the smallest share that is worth one.
     rows = np.random.default_rng(1).integers(737_280, size=13_000 if size == 64 else 50_000)
     one, three = (np.full((len(rows), size, size, 1), 7, np.uint8) for _ in range(2))

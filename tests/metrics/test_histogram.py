@@ -20,7 +20,7 @@ def backend(request, monkeypatch):
     if request.param == "numpy":
         monkeypatch.setattr(_histogram, "host", lambda: None)
     elif _native.missing("host") is not None:
-        pytest.skip(f"native host module: {_native.missing('host')}")
+        pytest.skip(f"needs the host module (make build): {_native.missing('host')}")
     return request.param
 
 
@@ -147,7 +147,7 @@ def test_against_scikit_learn(backend):
 
 def test_threads_do_not_change_counts():
     if _native.missing("host") is not None:
-        pytest.skip(f"native host module: {_native.missing('host')}")
+        pytest.skip(f"needs the host module (make build): {_native.missing('host')}")
     host, rng = _native.host(), np.random.default_rng(3)
     codes, factors = rng.normal(size=(50_000, 3)), rng.integers(0, 10, (50_000, 2))
     edges, low, sizes = _histogram.bin_edges(codes, 20), np.zeros(2, np.int64), np.full(2, 10)
@@ -158,7 +158,7 @@ def test_threads_do_not_change_counts():
 
 def test_native_module_checks_its_arguments():
     if _native.missing("host") is not None:
-        pytest.skip(f"native host module: {_native.missing('host')}")
+        pytest.skip(f"needs the host module (make build): {_native.missing('host')}")
     host = _native.host()
     codes, factors = np.array([[0.0], [1.0]]), np.array([[0], [3]])
     edges, low = np.array([[0.0, 0.5, 1.0]]), np.array([0])

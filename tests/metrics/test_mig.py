@@ -18,7 +18,7 @@ def backend(request, monkeypatch):
     if request.param == "numpy":
         monkeypatch.setattr(_histogram, "host", lambda: None)
     elif _native.missing("host") is not None:
-        pytest.skip(f"native host module: {_native.missing('host')}")
+        pytest.skip(f"needs the host module (make build): {_native.missing('host')}")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c["name"]) for c in CASES if c["kind"] == "codes"])

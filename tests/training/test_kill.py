@@ -78,7 +78,7 @@ def test_ctrl_c_ends_with_130_and_a_command_that_works(tiny, tmp_path):
 
 def test_two_processes_equal_one_with_the_doubled_batch(tiny, tmp_path):
     if not torch.distributed.is_available():
-        pytest.skip("this torch has no torch.distributed")
+        pytest.skip("this torch has no torch.distributed: install one that has it")
     config = tiny(train__batch_size=4, train__steps=6, optim__grad_clip=50.0, optim__learning_rate=1e-3)
     config.save(tmp_path / "config.yaml")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
