@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import strucfast as sf
-from benchmarks import _timing
+from benchmarks import _correctness, _timing
 from benchmarks.baselines.sae import PlainSAE
 
 BATCH_SIZE = 128
@@ -26,7 +26,7 @@ def _step(loss, parameters, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_sae_step(compare, dtype):
     for op in ("modulate", "group_norm_modulate", "str_tfm"):
-        _timing.refuse_if_wrong(op)
+        _correctness.refuse_if_wrong(op)
     torch.manual_seed(0)
     torch.compiler.reset()
     model = sf.models.build("sae-12")

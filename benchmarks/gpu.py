@@ -27,7 +27,7 @@ sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchm
 
 import torch  # noqa: E402
 
-from benchmarks import _in_tree, _timing  # noqa: E402, F401
+from benchmarks import _in_tree, _results, _timing  # noqa: E402, F401
 
 PART_SECONDS = 520
 SIZES = (4, 8, 16, 32, 64)
@@ -64,10 +64,10 @@ def require_gpu() -> str:
 
 def save(rows: list[dict], **about) -> None:
     """Merge figures, and facts about the machine, into the device's result file."""
-    path = _timing.results_path("cuda")
+    path = _results.results_path("cuda")
     known = json.loads(path.read_text()).get("meta", {}) if path.exists() else {}
-    fresh = {k: v for k, v in _timing.meta("cuda", "caching").items() if v is not None}
-    _timing.record(path, known | fresh | about, rows)
+    fresh = {k: v for k, v in _results.meta("cuda", "caching").items() if v is not None}
+    _results.record(path, known | fresh | about, rows)
 
 
 # build
@@ -246,7 +246,7 @@ def copy_bandwidth() -> float:
 
 
 def row(case: Case, direction: str, provider: str, stats: _timing.Stats, **more) -> dict:
-    (found,) = _timing.rows_of(case.op, case.name, direction, case.dtype, case.layout, {provider: stats})
+    (found,) = _results.rows_of(case.op, case.name, direction, case.dtype, case.layout, {provider: stats})
     return found | more
 
 
@@ -303,7 +303,7 @@ def bench_users(case: Case, compiled: bool) -> None:
     for direction in ("forward", "both"):
         providers = {name: passes(lambda f=f: f(*inputs), inputs, direction) for name, f in functions.items()}
         stats = _timing.compare(providers, device="cuda", seconds=1.0)
-        save(_timing.rows_of(case.op, case.name, direction, case.dtype, case.layout, stats))
+        save(_results.rows_of(case.op, case.name, direction, case.dtype, case.layout, stats))
         ours = stats["strucfast"].median_ms
         ratios = "  ".join(f"{n} {s.median_ms / ours:.2f}x" for n, s in stats.items() if n != "strucfast")
         print(f"{case.op:<20} {case.name:<16} {direction:<9} {ours * 1e3:9.1f} us  {ratios}", flush=True)
@@ -341,7 +341,7 @@ def bench_str_tfm() -> None:
                 "torch.compile": passes(lambda c=compiled, u=u, w=weights, b=biases: c(u, w, b), stacked, direction),
             }
             stats = _timing.compare(providers, device="cuda", seconds=1.5)
-            save(_timing.rows_of("str_tfm", name, direction, torch.float32, "contiguous", stats))
+            save(_results.rows_of("str_tfm", name, direction, torch.float32, "contiguous", stats))
             print(
                 f"str_tfm {name} {direction}: "
                 + "  ".join(f"{k} {s.median_ms * 1e3:.1f} us" for k, s in stats.items()),
@@ -376,7 +376,7 @@ def bench_aggregate(batch: int, dims: int) -> None:
     for direction, exponentials in (("forward", 1), ("both", 3)):
         providers = {name: passes(f, inputs, direction) for name, f in functions.items()}
         stats = _timing.compare(providers, device="cuda", seconds=1.0)
-        save(_timing.rows_of("aggregate", f"B {batch}, D {dims}", direction, torch.float32, "contiguous", stats))
+        save(_results.rows_of("aggregate", f"B {batch}, D {dims}", direction, torch.float32, "contiguous", stats))
         ours_ms = stats["strucfast"].median_ms
         rate = exponentials * batch * batch * dims / (ours_ms * 1e-3)
         ratios = "  ".join(f"{n} {s.median_ms / ours_ms:.2f}x" for n, s in stats.items() if n != "strucfast")
@@ -456,7 +456,7 @@ def bench_histogram(name: str, bandwidth: float) -> None:
         sets = [(codes.clone(), factors.clone()) for _ in range(max(2, min(64, -(-3 * l2 // moved))))]
         stats = cold([lambda c=c, f=f, function=function: function(c, f) for c, f in sets])
         rate = moved / (stats.median_ms * 1e-3)
-        found = _timing.rows_of(op, name, "forward", torch.float32, "contiguous", {"cuda kernel": stats})
+        found = _results.rows_of(op, name, "forward", torch.float32, "contiguous", {"cuda kernel": stats})
         extra = {"gb_per_s": round(rate / 1e9, 1), "share_of_copy": round(rate / bandwidth, 4)}
         save([figures | extra for figures in found])
         print(f"{op} {name}: {stats.median_ms * 1e3:.1f} us, {100 * rate / bandwidth:.1f}% of copy", flush=True)
@@ -467,7 +467,7 @@ def bench_histogram(name: str, bandwidth: float) -> None:
         "eager, counts only": lambda: eager_counts(codes, factors, edges, starts),
     }
     stats = _timing.compare(providers, device="cuda", seconds=2.0)
-    save(_timing.rows_of("mig", name, "forward", torch.float32, "contiguous", stats))
+    save(_results.rows_of("mig", name, "forward", torch.float32, "contiguous", stats))
     print(f"mig {name}: " + "  ".join(f"{k} {s.median_ms:.3f} ms" for k, s in stats.items()), flush=True)
 
 
@@ -485,7 +485,7 @@ def bench_dci() -> None:
         providers = {"strucfast": lambda t=tensors: sf.metrics.dci(*t), "cpp": lambda a=arrays: sf.metrics.dci(*a)}
         stats = _timing.compare(providers, device="cuda", seconds=3.0)
         case = f"{kind}, 6 factors (57 classes)"
-        save(_timing.rows_of("dci", case, "forward", torch.float32, "contiguous", stats))
+        save(_results.rows_of("dci", case, "forward", torch.float32, "contiguous", stats))
         print(f"dci {case}: " + "  ".join(f"{k} {s.median_ms:.1f} ms" for k, s in stats.items()), flush=True)
 
 
@@ -596,7 +596,7 @@ def bench_step() -> None:
             print(f"FAILED side {name}", flush=True)
             traceback.print_exc()
     stats = _timing.compare(steps, device="cuda", seconds=20.0)
-    save(_timing.rows_of("train_step", "sae-12 (128,3,64,64)", "step", torch.bfloat16, "channels_last", stats))
+    save(_results.rows_of("train_step", "sae-12 (128,3,64,64)", "step", torch.bfloat16, "channels_last", stats))
     for name, s in stats.items():
         print(f"sae-12 step: {name:<24} {s.median_ms:8.3f} ms ({s.p20_ms:.3f} to {s.p80_ms:.3f})", flush=True)
     if len(steps) < len(sides):
@@ -643,7 +643,7 @@ def main() -> int:
     except subprocess.TimeoutExpired:
         print(f"gpu-{part}: stopped after {PART_SECONDS} s", file=sys.stderr)
         code = 1
-    print(f"gpu-{part}: {'done' if code == 0 else 'FAILED'}; results in {_timing.results_path('cuda')}")
+    print(f"gpu-{part}: {'done' if code == 0 else 'FAILED'}; results in {_results.results_path('cuda')}")
     return code
 
 

@@ -1,0 +1,84 @@
+"""What this machine can do at most, measured by the run itself: figures are stated as shares of these.
+
+The copy bandwidth counts bytes read and bytes written, warm, on all of torch's threads, between tensors far larger
+than the last cache. Of torch's copy and libc's memcpy the faster one counts: only one of them may store past the
+caches. The exp throughput is that of torch.exp on float32 values which stay in the caches.
+"""
+
+import ctypes
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+COPY_BYTES = 256 << 20
+# In and out of one thread take 256 KiB together: inside any L2 cache.
+EXPS_PER_THREAD = 32768
+
+
+def _best_seconds(call: Callable[[], object], repeats: int = 7) -> float:
+    """The second best of a few: a ceiling is what the machine does undisturbed, but one reading may be a fluke."""
+    call()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[1]
+
+
+def copy_gb_per_s(size: int = COPY_BYTES) -> tuple[float, str]:
+    """Bytes read plus bytes written a second, in 1e9, and what reached it."""
+    threads = torch.get_num_threads()
+    source, target = torch.ones(size // 4), torch.empty(size // 4)
+    found = {"torch copy_": _best_seconds(lambda: target.copy_(source))}
+    share = size // threads
+    with ThreadPoolExecutor(threads) as pool:
+
+        def memcpy(part: int) -> None:
+            # ctypes lets go of the GIL.
+            ctypes.memmove(target.data_ptr() + part * share, source.data_ptr() + part * share, share)
+
+        found["memcpy"] = _best_seconds(lambda: list(pool.map(memcpy, range(threads))))
+    name = min(found, key=found.get)
+    return 2 * size / found[name] / 1e9, name
+
+
+def exp_per_s() -> float:
+    """torch.exp of float32 a second, all threads."""
+    count = EXPS_PER_THREAD * torch.get_num_threads()
+    values, out = torch.linspace(-10, 10, count), torch.empty(count)
+    calls = 50
+
+    def many():
+        for _ in range(calls):
+            torch.exp(values, out=out)
+
+    return calls * count / _best_seconds(many)
+
+
+@functools.cache
+def measure() -> dict:
+    """``meta["ceilings"]`` of a result file; measured once in a process, in about a second."""
+    copy, copied_by = copy_gb_per_s()
+    return {
+        "copy_gb_per_s": round(copy, 2),
+        "copy_by": copied_by,
+        "exp_per_s": float(f"{exp_per_s():.4g}"),
+        "exp_by": "torch.exp",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def shares(median_ms: float, moved: float | None, exps: float | None) -> dict:
+    """Fields of a row that moved ``moved`` bytes and took ``exps`` exponentials at least."""
+    fields, ceilings = {}, measure()
+    if moved is not None:
+        rate = moved / median_ms / 1e6
+        fields |= {"gb_per_s": round(rate, 3), "share_of_copy": round(rate / ceilings["copy_gb_per_s"], 4)}
+    if exps is not None:
+        rate = exps / median_ms / 1e6
+        fields |= {"gexp_per_s": round(rate, 4), "share_of_exp": round(rate * 1e9 / ceilings["exp_per_s"], 4)}
+    return fields

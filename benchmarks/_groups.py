@@ -1,0 +1,95 @@
+"""Which groups a whole run must report, and how long each file takes: a benchmark that got lost is noticed.
+
+A group is an op and a direction, and for scaling series what grows: "modulate both", "modulate both over batch".
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from benchmarks._passes import DIRECTIONS
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of one benchmark file: seconds on two cores from a cold inductor cache, and the groups that it reports."""
+
+    seconds: float
+    groups: tuple[str, ...]
+
+
+def _each(op: str, directions: Iterable[str] = DIRECTIONS) -> tuple[str, ...]:
+    return tuple(f"{op} {direction}" for direction in directions)
+
+
+EXPECTED: dict[str, Share] = {
+    "bench_modulate": Share(40, _each("modulate")),
+    "bench_group_norm_modulate": Share(60, _each("group_norm_modulate")),
+    "bench_adain": Share(40, _each("adain")),
+    "bench_str_tfm": Share(30, _each("str_tfm")),
+    "bench_lp_nested": Share(15, _each("lp_nested_log_prob", ("forward", "both"))),
+    "bench_pairwise": Share(20, (*_each("mmd", ("forward", "both")), "mmd_dimwise both", "hsic both")),
+    "bench_render": Share(10, ("render_shapes3d forward", "render_dsprites forward")),
+    "bench_aggregate": Share(40, (*_each("aggregate", ("forward", "both")), "kl_terms both")),
+    "bench_boosting": Share(30, ("dci forward",)),
+    "bench_explicitness": Share(15, ("explicitness forward",)),
+    "bench_histogram": Share(10, ("mig forward",)),
+}
+
+
+def group_of(row: Mapping) -> str:
+    """The group of one row of results."""
+    return f"{row['op']} {row['direction']}" + (f" over {row['axis']}" if "axis" in row else "")
+
+
+@dataclass(frozen=True)
+class Count:
+    """What of ``expected`` ran. ``excused``: group -> the reason that its file gave for leaving tests out."""
+
+    ran: tuple[str, ...]
+    excused: dict[str, str]
+    missing: tuple[str, ...]
+    undeclared: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.missing and not self.undeclared
+
+    def lines(self) -> list[str]:
+        total = len(self.ran) + len(self.excused) + len(self.missing)
+        found = [f"{len(self.ran)} of {total} groups ran"]
+        found += [f"left out: {group}: {reason}" for group, reason in self.excused.items()]
+        found += [f"MISSING: {group}: no comparison, and no test of its file says why" for group in self.missing]
+        found += [f"UNDECLARED: {group}: add it to benchmarks/_groups.py" for group in self.undeclared]
+        return found
+
+
+def count(groups: Iterable[str], skips: Mapping[str, str], expected: Mapping[str, Share] | None = None) -> Count:
+    """``skips``: file's stem -> reason of its skipped tests, empty where none was stated."""
+    expected = EXPECTED if expected is None else expected
+    found, excused, missing = set(groups), {}, []
+    declared = {group: file for file, share in expected.items() for group in share.groups}
+    for group, file in declared.items():
+        if group not in found:
+            if skips.get(file):
+                excused[group] = skips[file]
+            else:
+                missing.append(group)
+    ran = tuple(group for group in declared if group in found)
+    return Count(ran, excused, tuple(missing), tuple(sorted(found - declared.keys())))
+
+
+def seconds_left(done: Mapping[str, tuple[int, float]], todo: Mapping[str, int]) -> float:
+    """``done``: file -> (tests, seconds so far); ``todo``: file -> tests still to run.
+
+    Declared seconds of a file are shared by its tests evenly, and scaled by how this machine did on those so far.
+    """
+    tests = {file: done.get(file, (0, 0.0))[0] + todo.get(file, 0) for file in {*done, *todo}}
+
+    def planned(file: str, count: int) -> float:
+        return (EXPECTED[file].seconds if file in EXPECTED else 2.0 * tests[file]) * count / max(tests[file], 1)
+
+    plan = sum(planned(file, count) for file, (count, _) in done.items())
+    spent = sum(seconds for _, seconds in done.values())
+    # The plan counts like 20 seconds of experience, so that the first tests do not swing the estimate.
+    scale = (spent + 20.0) / (plan + 20.0)
+    return scale * sum(planned(file, count) for file, count in todo.items())
