@@ -21,7 +21,14 @@ def _each(op: str, directions: Iterable[str] = DIRECTIONS) -> tuple[str, ...]:
     return tuple(f"{op} {direction}" for direction in directions)
 
 
+def _over(axis: str, *ops: str, directions: Iterable[str] = ("forward", "both")) -> tuple[str, ...]:
+    return tuple(f"{group} over {axis}" for op in ops for group in _each(op, directions))
+
+
 EXPECTED: dict[str, Share] = {
+    "bench_allocator": Share(
+        30, tuple(f"{op} both, default allocator" for op in ("modulate", "adain", "group_norm_modulate"))
+    ),
     "bench_modulate": Share(40, _each("modulate")),
     "bench_group_norm_modulate": Share(60, _each("group_norm_modulate")),
     "bench_adain": Share(40, _each("adain")),
@@ -33,12 +40,27 @@ EXPECTED: dict[str, Share] = {
     "bench_boosting": Share(30, ("dci forward",)),
     "bench_explicitness": Share(15, ("explicitness forward",)),
     "bench_histogram": Share(10, ("mig forward",)),
+    "bench_scaling": Share(
+        60,
+        (
+            *_over(
+                "batch", "aggregate", "mmd", "hsic", "str_tfm", "lp_nested_log_prob", "modulate", "group_norm_modulate"
+            ),
+            *_over("latent", "aggregate", "mmd_dimwise", "lp_nested_log_prob", "str_tfm"),
+            *_over("channels", "modulate", "group_norm_modulate", "adain", "str_tfm"),
+            *_over("samples", "lp_nested_log_prob"),
+            *_over(
+                "samples", "mig", "dci", "explicitness", "render_shapes3d", "render_dsprites", directions=("forward",)
+            ),
+        ),
+    ),
 }
 
 
 def group_of(row: Mapping) -> str:
     """The group of one row of results."""
-    return f"{row['op']} {row['direction']}" + (f" over {row['axis']}" if "axis" in row else "")
+    suffix = f" over {row['axis']}" if "axis" in row else ""
+    return f"{row['op']} {row['direction']}{suffix}" + (f", {row['allocator']} allocator" if "allocator" in row else "")
 
 
 @dataclass(frozen=True)
@@ -84,12 +106,13 @@ def seconds_left(done: Mapping[str, tuple[int, float]], todo: Mapping[str, int])
     Declared seconds of a file are shared by its tests evenly, and scaled by how this machine did on those so far.
     """
     tests = {file: done.get(file, (0, 0.0))[0] + todo.get(file, 0) for file in {*done, *todo}}
-
-    def planned(file: str, count: int) -> float:
-        return (EXPECTED[file].seconds if file in EXPECTED else 2.0 * tests[file]) * count / max(tests[file], 1)
-
-    plan = sum(planned(file, count) for file, (count, _) in done.items())
+    plan = sum(count * seconds_of_test(file, tests) for file, (count, _) in done.items())
     spent = sum(seconds for _, seconds in done.values())
     # The plan counts like 20 seconds of experience, so that the first tests do not swing the estimate.
     scale = (spent + 20.0) / (plan + 20.0)
-    return scale * sum(planned(file, count) for file, count in todo.items())
+    return scale * sum(count * seconds_of_test(file, tests) for file, count in todo.items())
+
+
+def seconds_of_test(file: str, tests: Mapping[str, int]) -> float:
+    """``tests``: file -> how many tests it has; 2 seconds for one in a file that declares none."""
+    return EXPECTED[file].seconds / tests[file] if file in EXPECTED and tests.get(file) else 2.0
