@@ -29,18 +29,25 @@ class PlainSAE(nn.Module):
         self.output.load_state_dict(decoder.output.state_dict())
         self.to(memory_format=torch.contiguous_format)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Loss of images (N,C,H,W) in [0,1]: binary cross entropy summed over pixels, averaged over the batch."""
-        features = x
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (N,D) of images (N,C,H,W)."""
         for block in self.encoder_blocks:
-            features = block(features)
-        codes = self.head(features.flatten(1)).chunk(len(self.mlps), dim=1)
-        features = self.base.expand(x.shape[0], -1, -1, -1)
+            x = block(x)
+        return self.head(x.flatten(1))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Image logits of codes (N,D)."""
+        codes = z.chunk(len(self.mlps), dim=1)
+        features = self.base.expand(z.shape[0], -1, -1, -1)
         for index, block in enumerate(self.decoder_blocks):
             if index in self.places:
                 number = self.places.index(index)
                 logits, shift = self.mlps[number](codes[number]).chunk(2, dim=1)
                 features = logits.exp()[:, :, None, None] * features + shift[:, :, None, None]
             features = block(features)
-        logits = self.output(features).float()
+        return self.output(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Loss of images (N,C,H,W) in [0,1]: binary cross entropy summed over pixels, averaged over the batch."""
+        logits = self.decode(self.encode(x)).float()
         return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
