@@ -21,11 +21,24 @@ def passes(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -
         result = function()
         return [result] if isinstance(result, torch.Tensor) else _flat(result)
 
-    upstream = [torch.randn_like(o) for o in outputs_of()]
     if direction == "both":
+        upstream = [torch.randn_like(o) for o in outputs_of()]
         return lambda: torch.autograd.grad(outputs_of(), leaves, upstream)
-    outputs = outputs_of()
+    # What torch.compile saved for the backward would otherwise be given away by its first run.
+    with torch._functorch.config.patch(donated_buffer=False):
+        outputs = outputs_of()
+        upstream = [torch.randn_like(o) for o in outputs]
+        torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
+
+
+def per_direction(direction: str, forward: float, backward: float) -> float:
+    """What an op moves or evaluates in ``direction``; between the two of "both" nothing but the inputs is kept."""
+    return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+
+
+def bytes_of(*tensors: torch.Tensor) -> int:
+    return sum(t.nbytes for t in tensors)
 
 
 def _flat(result) -> list[torch.Tensor]:

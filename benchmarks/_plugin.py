@@ -1,12 +1,13 @@
 """The pytest plugin behind `pytest --benchmark`: refuses wrong ops, keeps figures, counts groups, prints the ratios."""
 
+import os
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks import _ceilings, _correctness, _groups, _results, _summary, _timing
+from benchmarks import _ceilings, _correctness, _groups, _peers, _precompile, _results, _scaling, _summary, _timing
 
 
 class Run:
@@ -30,11 +31,17 @@ class Run:
         self._began = 0.0
 
     def add(self, rows: list[dict], about: dict | None = None) -> None:
-        """Keep the rows of one comparison: for the table, and in the file of results where that is wanted."""
-        self.comparisons.append(rows)
+        """Keep the rows of one comparison: for the table, and in the file of results where that is wanted.
+
+        ``about`` is the meta of another process that measured them.
+        """
         if self.save_to is not None:
-            about = about or _results.meta(allocator=self.allocator, ceilings=_ceilings.measure())
-            _results.record(_results.results_path(allocator=about["allocator"]), about, rows)
+            known = about or _results.meta(allocator=self.allocator, ceilings=_ceilings.measure())
+            _results.record(_results.results_path(allocator=known["allocator"]), known, rows)
+        # The table says where rows come from; in the files the meta does.
+        if about is not None:
+            rows = [row | {"allocator": about["allocator"]} for row in rows]
+        self.comparisons.append(rows)
 
     def ops(self) -> list[str]:
         """Registered ops that the collected files report: they are tested in one go."""
@@ -46,7 +53,28 @@ class Run:
 
     def pytest_collection_finish(self, session):
         self._todo = Counter(_file(item.nodeid) for item in session.items)
+        if not self.config.option.collectonly and not _precompile.is_child():
+            self._prepare(session.items)
         self._began = time.perf_counter()
+
+    def _prepare(self, items: list[pytest.Item]) -> None:
+        marked = [item for item in items if item.get_closest_marker(_precompile.MARK)]
+        # The longest first, so that the cores end together.
+        marked.sort(key=lambda item: -_groups.seconds_of_test(_file(item.nodeid), self._todo))
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            # Progress lines name each test; a heading per file would stand between them.
+            reporter.showfspath = False
+        if len(marked) > 3 and _precompile.DONE not in os.environ:
+            began = time.perf_counter()
+            problem = _precompile.compile_all(marked, self.config.rootpath)
+            if reporter is not None:
+                text = f"torch.compile: cache filled in {time.perf_counter() - began:.0f} s before anything is timed"
+                reporter.write_line(text + (f", not for all:\n{problem}" if problem else ""))
+
+    def pytest_runtest_setup(self, item):
+        if _precompile.is_child() and not _precompile.claim(item):
+            pytest.skip("another process compiles it")
 
     def pytest_deselected(self, items):
         self.whole = False
@@ -71,12 +99,11 @@ class Run:
 
     def _progress(self, report: pytest.TestReport) -> None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or self.config.get_verbosity() < 0:
+        if reporter is None or self.config.get_verbosity() < 0 or _precompile.is_child():
             return
         done, todo = sum(tests for tests, _ in self._done.values()), sum(self._todo.values())
         left = _groups.seconds_left(self._done, self._todo)
         text = f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
-        reporter.ensure_newline()
         reporter.write_line(f"[{done}/{done + todo}, {text}] {report.nodeid.rpartition('/')[2]}")
 
     def count(self) -> _groups.Count | None:
@@ -106,8 +133,12 @@ class Run:
                 f" {ceilings['exp_per_s'] / 1e9:.2f}e9/s ({ceilings['exp_by']}), {ceilings['threads']} threads;"
                 f" allocator {self.allocator}; load average {_results.meta()['load_average']}"
             )
-            for line in lines:
+            for line in lines + _peers.lines():
                 terminalreporter.write_line(line)
+            if growth := _scaling.report([row for rows in self.comparisons for row in rows]):
+                terminalreporter.section("how cost grows")
+                for line in growth:
+                    terminalreporter.write_line(line)
         found = self.count()
         if found is not None:
             terminalreporter.section("groups")
@@ -139,16 +170,31 @@ def compare(request, benchmark):
     run: Run = request.config.strucfast_run
 
     def measure(
-        op, case, direction, dtype, layout, providers, check=True, seconds=1.0, extra=None, once=None, moved=None,
-        exps=None, axis=None,
-    ):  # fmt: skip
+        op,
+        case,
+        direction,
+        dtype,
+        layout,
+        providers,
+        check=True,
+        seconds=1.0,
+        extra=None,
+        once=None,
+        moved=None,
+        exps=None,
+        axis=None,
+    ):
+        if _precompile.is_child():
+            if "torch.compile" in providers:
+                providers["torch.compile"]()
+            pytest.skip("compiled")
         for name in (op,) if check is True else check or ():
             _correctness.refuse_if_wrong(name, run.ops())
         stats = _timing.compare(providers, seconds=seconds)
         fields = {name: dict((extra or {}).get(name, {})) for name in providers}
         if direction == "both":
             for name, call in providers.items():
-                fields[name].setdefault("extra_bytes", _timing.allocated_bytes(call))
+                fields[name].setdefault("extra_bytes", _timing.allocated_bytes(call, warm=True))
         stats |= {name: _timing.Stats(ms, ms, ms) for name, ms in (once or {}).items()}
         rows = _results.rows_of(op, case, direction, dtype, layout, stats)
         for row in rows:
@@ -159,10 +205,11 @@ def compare(request, benchmark):
                 row |= _ceilings.shares(row["median_ms"], moved, exps)
         mine = _results.ours(rows)
         run.add(rows)
-        # pytest-benchmark's own table and its --benchmark-json see ours; the ratios come from the interleaved run.
-        benchmark.group = _groups.group_of(mine)
-        rounds = max(1, min(5, int(200 / mine["median_ms"])))
-        benchmark.pedantic(providers[mine["provider"]], rounds=rounds, iterations=1)
+        if mine["provider"] in providers:
+            # pytest-benchmark's own table and its --benchmark-json see ours; the ratios come from the interleaved run.
+            benchmark.group = _groups.group_of(mine)
+            rounds = max(1, min(5, int(200 / mine["median_ms"])))
+            benchmark.pedantic(providers[mine["provider"]], rounds=rounds, iterations=1)
         return stats
 
     return measure

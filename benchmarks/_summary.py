@@ -14,8 +14,9 @@ def ratios(rows: list[dict]) -> dict[str, float]:
 
 
 def table(comparisons: list[list[dict]]) -> list[str]:
-    cases = [max([4, *(len(rows[0][name]) for rows in comparisons)]) for name in ("op", "case", "direction", "layout")]
-    op, case, direction, layout = cases
+    op, case, direction, layout = (
+        max([4, *(len(_text(rows[0], name)) for rows in comparisons)]) for name in ("op", "case", "direction", "layout")
+    )
     lines = [
         f"{'op':<{op}} {'case':<{case}} {'direction':<{direction}} {'dtype':<8} {'layout':<{layout}} {'ms':>9}"
         f" {'of copy':>7} {'of exp':>6}  times over"
@@ -31,10 +32,14 @@ def table(comparisons: list[list[dict]]) -> list[str]:
             if _results.is_ours(r["provider"]) and r is not mine
         ]
         lines.append(
-            f"{mine['op']:<{op}} {mine['case']:<{case}} {mine['direction']:<{direction}} {mine['dtype']:<8}"
+            f"{mine['op']:<{op}} {_text(mine, 'case'):<{case}} {mine['direction']:<{direction}} {mine['dtype']:<8}"
             f" {mine['layout']:<{layout}} {mine['median_ms']:>9.3f} {copy:>7} {exp:>6}  {'  '.join(found)}"
         )
     return lines
+
+
+def _text(row: dict, name: str) -> str:
+    return row[name] + (f", {row['allocator']} allocator" if name == "case" and "allocator" in row else "")
 
 
 def losses(comparisons: list[list[dict]]) -> list[str]:
@@ -44,6 +49,6 @@ def losses(comparisons: list[list[dict]]) -> list[str]:
         for name, ratio in ratios(rows).items():
             if name in RIVALS and ratio < FLOOR:
                 mine = _results.ours(rows)
-                where = " ".join(str(mine[key]) for key in ("op", "case", "direction", "dtype", "layout"))
+                where = " ".join(_text(mine, key) for key in ("op", "case", "direction", "dtype", "layout"))
                 found.append(f"below {FLOOR}x: {where}: {name} {ratio:.2f}x")
     return found

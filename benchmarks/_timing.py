@@ -46,7 +46,7 @@ def compare(
     providers: dict[str, Callable[[], object]],
     *,
     device: str = "cpu",
-    rounds: int = 15,
+    rounds: int = 30,
     seconds: float = 4.0,
 ) -> dict[str, Stats]:
     """Time every provider in turn, round after round, for about ``seconds`` in all.
@@ -57,9 +57,13 @@ def compare(
     measure = _measure_cuda if device.startswith("cuda") else _measure_cpu
     inner = {}
     for name, call in providers.items():
-        for _ in range(3):
+        # The first call compiles, and fills pools and caches.
+        call()
+        once = measure(call, 1)
+        # Calls that fill a round by themselves need no better estimate of how many do.
+        if once < 50.0:
             call()
-        once = min(measure(call, 1) for _ in range(3))
+            once = min(once, *(measure(call, 1) for _ in range(3)))
         inner[name] = max(1, min(1000, int(3.0 / max(once, 1e-4))))
     samples: dict[str, list[float]] = {name: [] for name in providers}
     start = time.perf_counter()
@@ -104,9 +108,10 @@ def _measure_cuda(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(begin.elapsed_time(end) for begin, end in pairs)
 
 
-def allocated_bytes(call: Callable[[], object]) -> int:
-    """Bytes that one call allocates on the CPU, every tensor counted, freed or not."""
-    call()
+def allocated_bytes(call: Callable[[], object], *, warm: bool = False) -> int:
+    """Bytes that one call allocates on the CPU, every tensor counted, freed or not; ``warm``: it has run before."""
+    if not warm:
+        call()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     return sum(max(0, event.self_cpu_memory_usage) for event in profile.events())

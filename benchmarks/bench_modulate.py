@@ -1,10 +1,10 @@
-"""modulate against ``x * scale + shift`` as existing code writes it, eager and compiled."""
+"""modulate against ``x * scale + shift`` as existing code writes it, eager and compiled, and torch.addcmul."""
 
 import pytest
 import torch
 
 import strucfast as sf
-from benchmarks._passes import DIRECTIONS, leaves, passes
+from benchmarks._passes import DIRECTIONS, bytes_of, leaves, passes, per_direction
 
 SIZES = (4, 8, 16, 32, 64)
 
@@ -13,6 +13,11 @@ def eager(x, scale, shift):
     return x * scale[..., None, None] + shift[..., None, None]
 
 
+def addcmul(x, scale, shift):
+    return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
+
+
+@pytest.mark.compiles
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("size", SIZES)
@@ -22,10 +27,13 @@ def test_modulate(compare, size, layout, direction):
     x = torch.randn(128, 64, size, size)
     x = x.to(memory_format=torch.channels_last) if layout == "channels_last" else x
     inputs = leaves(x, torch.randn(128, 64), torch.randn(128, 64))
-    compiled = torch.compile(eager, dynamic=False)
-    providers = {
-        "strucfast": passes(lambda: sf.ops.modulate(*inputs), inputs, direction),
-        "eager": passes(lambda: eager(*inputs), inputs, direction),
-        "torch.compile": passes(lambda: compiled(*inputs), inputs, direction),
+    functions = {
+        "strucfast": sf.ops.modulate,
+        "eager": eager,
+        "addcmul": addcmul,
+        "torch.compile": torch.compile(eager, dynamic=False),
     }
-    compare("modulate", f"(128,64,{size},{size})", direction, x.dtype, layout, providers)
+    providers = {name: passes(lambda f=f: f(*inputs), inputs, direction) for name, f in functions.items()}
+    # Backward: the upstream gradient and x in, a gradient of each input out.
+    moved = per_direction(direction, bytes_of(*inputs, x), bytes_of(x, *inputs[:2], *inputs))
+    compare("modulate", f"(128,64,{size},{size})", direction, x.dtype, layout, providers, seconds=0.6, moved=moved)

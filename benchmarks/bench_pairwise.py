@@ -1,10 +1,13 @@
-"""mmd, mmd_dimwise and hsic against the matrices of kernels that existing code builds, eager and compiled."""
+"""mmd, mmd_dimwise and hsic against the matrices of kernels that existing code builds, eager and compiled.
+
+"cdist" takes the squares from torch.cdist, "matrix products" from the norms and x @ y.T.
+"""
 
 import pytest
 import torch
 
 import strucfast as sf
-from benchmarks._passes import leaves, passes
+from benchmarks._passes import bytes_of, leaves, passes, per_direction
 from benchmarks._timing import allocated_bytes
 from benchmarks.baselines import pairwise
 
@@ -16,8 +19,10 @@ def points(n, d):
     return leaves(torch.randn(n, d), torch.randn(n, d))
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
-    "n,d,direction", [(128, 10, "both"), (1024, 10, "forward"), (1024, 10, "both"), (1024, 64, "both")]
+    "n,d,direction",
+    [(128, 10, "forward"), (128, 10, "both"), (1024, 10, "forward"), (1024, 10, "both"), (1024, 64, "both")],
 )
 def test_mmd(compare, n, d, direction):
     torch.compiler.reset()
@@ -27,10 +32,11 @@ def test_mmd(compare, n, d, direction):
     def eager(squares=pairwise.squares_from_differences):
         return pairwise.mmd_rbf(x, y, bandwidth, squares)
 
-    def products():
-        return eager(pairwise.squares_from_products)
-
-    providers = {"strucfast": lambda: sf.ops.mmd(x, y, bandwidth=bandwidth), "matrix products": products}
+    providers = {
+        "strucfast": lambda: sf.ops.mmd(x, y, bandwidth=bandwidth),
+        "matrix products": lambda: eager(pairwise.squares_from_products),
+        "cdist": lambda: eager(lambda a, b: torch.cdist(a, b).square()),
+    }
     # The tensors of differences of 1024 points in 64 dims are 256 MB each.
     if d < 64:
         providers["eager"] = eager
@@ -39,9 +45,16 @@ def test_mmd(compare, n, d, direction):
     for call in providers.values():
         torch.testing.assert_close(call(), providers["strucfast"](), rtol=0, atol=1e-5)
     timed = {name: passes(call, [x, y], direction) for name, call in providers.items()}
-    compare("mmd", f"rbf, N = M = {n}, D {d}", direction, x.dtype, "contiguous", timed, seconds=0.8)
+    # Every pair counts once, within x, within y and between them.
+    pairs = n * (n - 1) + n * n
+    rates = {
+        "moved": per_direction(direction, bytes_of(x, y), 2 * bytes_of(x, y)),
+        "exps": per_direction(direction, pairs, pairs),
+    }
+    compare("mmd", f"rbf, N = M = {n}, D {d}", direction, x.dtype, "contiguous", timed, seconds=0.8, **rates)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("n", (128, 512))
 def test_mmd_dimwise(compare, n):
     torch.compiler.reset()
@@ -54,9 +67,11 @@ def test_mmd_dimwise(compare, n):
     providers = {"strucfast": lambda: sf.ops.mmd_dimwise(x, y), "eager": eager}
     providers["torch.compile"] = torch.compile(eager, dynamic=False)
     timed = {name: passes(call, [x, y], "both") for name, call in providers.items()}
-    compare("mmd_dimwise", f"6 imq, N = M = {n}, D 10", "both", x.dtype, "contiguous", timed, seconds=0.8)
+    moved = per_direction("both", bytes_of(x, y), 2 * bytes_of(x, y))
+    compare("mmd_dimwise", f"6 imq, N = M = {n}, D 10", "both", x.dtype, "contiguous", timed, seconds=0.8, moved=moved)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("n", (128, 1024))
 def test_hsic(compare, n):
     torch.compiler.reset()
@@ -69,7 +84,10 @@ def test_hsic(compare, n):
     providers["torch.compile"] = torch.compile(eager, dynamic=False)
     torch.testing.assert_close(providers["strucfast"](), eager(), rtol=0, atol=1e-5)
     timed = {name: passes(call, [x, y], "both") for name, call in providers.items()}
-    compare("hsic", f"rbf, N {n}, D = E = 10", "both", x.dtype, "contiguous", timed, seconds=0.8)
+    moved = per_direction("both", bytes_of(x, y), 2 * bytes_of(x, y))
+    # Each pair of each of the two sets, in the forward and again in the backward.
+    rates = {"moved": moved, "exps": per_direction("both", n * (n - 1), n * (n - 1))}
+    compare("hsic", f"rbf, N {n}, D = E = 10", "both", x.dtype, "contiguous", timed, seconds=0.8, **rates)
 
 
 def test_memory_of_many_points():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import strucfast as sf
-from benchmarks import _correctness, _timing
+from benchmarks import _correctness
 from benchmarks.baselines.sae import PlainSAE
 
 BATCH_SIZE = 128

@@ -1,10 +1,12 @@
 """str_tfm against a loop of MLP modules (how structural decoders are written) and against batched products."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 import strucfast as sf
-from benchmarks._passes import DIRECTIONS, leaves, passes
+from benchmarks._passes import DIRECTIONS, bytes_of, leaves, passes, per_direction
 from benchmarks.baselines.str_tfm import LoopStrTfm, bmm_str_tfm
 
 CASES = {
@@ -16,6 +18,7 @@ CASES = {
 }
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_str_tfm(compare, case, direction):
@@ -34,4 +37,21 @@ def test_str_tfm(compare, case, direction):
         "bmm": passes(lambda: bmm_str_tfm(u, weights, biases), stacked, direction),
         "torch.compile": passes(lambda: compiled(u, weights, biases), stacked, direction),
     }
-    compare("str_tfm", case, direction, u.dtype, "contiguous", providers)
+    outputs = 4 * n * d * widths[-1]
+    moved = per_direction(direction, bytes_of(*stacked) + outputs, 2 * bytes_of(*stacked) + outputs)
+    # One of each Mish and of each scale.
+    once = n * d * (sum(widths[1:-1]) + widths[-1] // 2)
+    flops = 2 * n * d * sum(a * b for a, b in pairwise(widths))
+    # Each product of the forward is followed by two of its size in the backward.
+    flops = per_direction(direction, flops, 2 * flops)
+    stats = compare(
+        "str_tfm",
+        case,
+        direction,
+        u.dtype,
+        "contiguous",
+        providers,
+        moved=moved,
+        exps=per_direction(direction, once, once),
+    )
+    print(f"\n{case} {direction}: {flops / stats['strucfast'].median_ms / 1e6:.0f} GFLOP/s")
