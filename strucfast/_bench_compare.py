@@ -70,12 +70,21 @@ def compare(before: Path, after: Path, threshold: float = 0.05, baseline: str = 
     p80 times of both providers, do not overlap.
 
     Raises:
-        ValueError: a threshold that is no share, a file that is none of results, or no case in common.
+        ValueError: a threshold that is no share, a file that is none of results, files of different allocators (page
+            faults change the ratios by as much as a kernel does), or no case in common.
         OSError: a file that cannot be read.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"--threshold: expected a share in [0, 1), got {threshold}")
-    (first, bare_first), (second, bare_second) = _ratios(before, baseline), _ratios(after, baseline)
+    contents = [_content(path) for path in (before, after)]
+    allocators = [_allocator(content["meta"]) for content in contents]
+    if None not in allocators and allocators[0] != allocators[1]:
+        raise ValueError(
+            f"{before} was measured with the {allocators[0]} allocator and {after} with the {allocators[1]} one: their"
+            f" ratios say nothing about each other; compare two files of one allocator"
+        )
+    first, bare_first = _ratios(before, contents[0]["results"], baseline)
+    second, bare_second = _ratios(after, contents[1]["results"], baseline)
     common = [key for key in first if key in second]
     if not common:
         raise ValueError(f"{before} and {after} have no case in common with a baseline {baseline!r}")
@@ -84,10 +93,18 @@ def compare(before: Path, after: Path, threshold: float = 0.05, baseline: str = 
     return Comparison(changes, threshold, *counts)
 
 
-def _ratios(path: Path, baseline: str) -> tuple[dict[tuple[str, ...], tuple[float, float, float]], set]:
+def _allocator(meta: Any) -> str | None:
+    """The first word of what was in force: "warm", "default" or the caching one of a GPU; None where it is not said."""
+    said = meta.get("allocator") if isinstance(meta, dict) else None
+    return str(said).split()[0] if str(said or "").strip() else None
+
+
+def _ratios(
+    path: Path, rows: list[Any], baseline: str
+) -> tuple[dict[tuple[str, ...], tuple[float, float, float]], set]:
     """(case, provider) -> ratio and its range; and the cases of ours that have no baseline."""
     groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
-    for place, row in enumerate(_rows(path)):
+    for place, row in enumerate(rows):
         key, provider, times = _checked(row, f"{path}: results[{place}]")
         if provider in groups.setdefault(key, {}):
             raise ValueError(f"{path}: results[{place}] repeats {provider} for {' '.join(key)}")
@@ -107,14 +124,14 @@ def _ratios(path: Path, baseline: str) -> tuple[dict[tuple[str, ...], tuple[floa
     return ratios, bare
 
 
-def _rows(path: Path) -> list[Any]:
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a whole JSON file ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("results"), list) or "meta" not in content:
         raise ValueError(f"{path}: expected benchmark results, an object with 'meta' and a list 'results'")
-    return content["results"]
+    return content
 
 
 def _checked(row: Any, where: str) -> tuple[tuple[str, ...], str, dict[str, float]]:

@@ -56,6 +56,41 @@ def test_cases_of_one_file_and_bare_kernels_are_counted(tmp_path, capsys):
     assert "1 without a baseline" in said
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("warm (mmap_max 0, no trim)", "default", 2),
+        ("warm (mmap_max 0, no trim)", "warm", 0),
+        ("default", "default", 0),
+        (None, "default", 0),
+    ],
+)
+def test_two_allocators_are_not_compared(tmp_path, capsys, first, second, code):
+    paths = []
+    for name, allocator in (("a.json", first), ("b.json", second)):
+        paths.append(write(tmp_path / name, 5.0))
+        content = json.loads(Path(paths[-1]).read_text())
+        content["meta"] |= {} if allocator is None else {"allocator": allocator}
+        Path(paths[-1]).write_text(json.dumps(content))
+    assert main(["bench", "compare", *paths]) == code
+    said = capsys.readouterr().err
+    words = (paths[0], "the warm allocator", paths[1], "the default one", "compare two files of one allocator")
+    assert code == 0 or all(part in said for part in words)
+
+
+def test_shares_series_and_ceilings_are_read_over(tmp_path, capsys):
+    paths = []
+    for name, share in (("a.json", 0.8), ("b.json", 0.2)):
+        paths.append(write(tmp_path / name, 5.0, cases=("batch 512, D 10",)))
+        content = json.loads(Path(paths[-1]).read_text())
+        content["meta"]["ceilings"] = {"copy_gb_per_s": 35.0, "exp_per_s": 4e9, "threads": 2}
+        for row in content["results"]:
+            row |= {"gb_per_s": 10.0, "share_of_copy": share, "axis": "batch", "value": 512}
+        Path(paths[-1]).write_text(json.dumps(content))
+    assert main(["bench", "compare", *paths]) == 0
+    assert "1 cases compared" in capsys.readouterr().out
+
+
 def test_the_committed_results_compare_with_themselves(capsys):
     for path in (Path(__file__).parents[1] / "benchmarks" / "results").glob("*.json"):
         assert main(["bench", "compare", str(path), str(path)]) == 0
