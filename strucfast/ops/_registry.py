@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import _native
-from ._probes import constant_under_compile, transform_active
+from ._probes import constant_under_compile, direct_apply, transform_active, unwrapped, without_frame
 
 BACKENDS = ("cpp", "triton", "cuda")
 _HALF_OF_BACKEND = {"cpp": "cpu", "triton": "triton", "cuda": "cuda"}
@@ -93,7 +93,8 @@ class OpSpec:
 
     def split(self, outputs: Any) -> tuple[tuple, tuple]:
         """Raw outputs -> (what the user gets, what only the backward needs)."""
-        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        if isinstance(outputs, torch.Tensor):
+            return (outputs,), ()
         return tuple(outputs[: self.num_outputs]), tuple(outputs[self.num_outputs :])
 
     def backward_call(self, grads: tuple, tensors: Sequence, saved: tuple, statics: tuple, needs: Sequence[bool]):
@@ -182,42 +183,43 @@ def _register_autograd(spec: OpSpec) -> None:
 
     def setup_context(ctx, inputs, output):
         tensors, statics = spec.unpack(inputs)
-        _save(ctx, spec, tensors, statics, spec.split(output)[1])
+        _save(ctx, (spec, kernels, statics), tensors, spec.split(output)[1])
 
     def backward(ctx, *grads):
         needs = spec.unpack(ctx.needs_input_grad)[0]
-        gradients = _backward(ctx, spec, kernels, grads[: spec.num_outputs], needs)
-        return spec.pack(gradients, (None,) * len(ctx.statics))
+        gradients = _backward(ctx, grads[: spec.num_outputs], needs)
+        return spec.pack(gradients, (None,) * len(ctx.kept[0][2]))
 
     torch.library.register_autograd(f"strucfast::{spec.name}", backward, setup_context=setup_context, lib=_library)
 
 
-def _save(ctx, spec: OpSpec, tensors: Sequence, statics: tuple, saved: tuple) -> None:
+def _save(ctx, call: tuple[OpSpec, Kernels, tuple], tensors: Sequence, saved: tuple) -> None:
+    """``call``: the spec, its kernels and the statics. All that is no tensor goes into one attribute; each costs."""
+    spec, num_inputs, stand_ins = call[0], len(tensors), None
     if not spec.materialize_grads:
         ctx.set_materialize_grads(False)
-    ctx.statics = statics
-    ctx.num_inputs_saved = len(tensors)
-    ctx.stand_ins = None
     for i in spec.value_free:
         tensor = tensors[i]
         # A (N,C) parameter costs less to keep than to stand in for (9 us); one of x's shape does not.
         if tensor is not None and tensor.dim() > 2:
-            ctx.stand_ins = {**(ctx.stand_ins or {}), i: (tensor.shape, tensor.dtype, tensor.device)}
+            stand_ins = {**(stand_ins or {}), i: (tensor.shape, tensor.dtype, tensor.device)}
             tensors = (*tensors[:i], None, *tensors[i + 1 :])
     ctx.save_for_backward(*tensors, *saved)
+    ctx.kept = call, num_inputs, stand_ins
 
 
-def _backward(ctx, spec: OpSpec, kernels: Kernels, grads: tuple, needs: Sequence[bool]) -> Sequence:
+def _backward(ctx, grads: tuple, needs: Sequence[bool]) -> Sequence:
+    (spec, kernels, statics), num_inputs, stand_ins = ctx.kept
     tensors, saved = ctx.saved_tensors, ()
-    if len(tensors) > ctx.num_inputs_saved:
-        tensors, saved = tensors[: ctx.num_inputs_saved], tensors[ctx.num_inputs_saved :]
-    if ctx.stand_ins is not None:
+    if len(tensors) > num_inputs:
+        tensors, saved = tensors[:num_inputs], tensors[num_inputs:]
+    if stand_ins is not None:
         tensors = list(tensors)
-        for i, (shape, dtype, device) in ctx.stand_ins.items():
+        for i, (shape, dtype, device) in stand_ins.items():
             tensors[i] = torch.zeros((), dtype=dtype, device=device).expand(shape)
     if torch.is_grad_enabled():
-        return _differentiate_reference(spec, grads, tensors, ctx.statics, needs)
-    raw, align = spec.backward_call(grads, tensors, saved, ctx.statics, needs)
+        return _differentiate_reference(spec, grads, tensors, statics, needs)
+    raw, align = spec.backward_call(grads, tensors, saved, statics, needs)
     gradients = align(kernels.backward(*raw))
     return gradients if all(needs) else [g if need else None for g, need in zip(gradients, needs)]
 
@@ -244,16 +246,24 @@ class _Fused(torch.autograd.Function):
     """Eager route: ctx style, half the call cost of a registered op."""
 
     @staticmethod
-    def forward(ctx, spec, kernels, statics, *tensors):
+    def forward(ctx, call, *tensors):
+        spec, kernels, statics = call
         outputs, saved = spec.split(kernels.forward(*spec.pack(tensors, statics)))
-        _save(ctx, spec, tensors, statics, saved)
-        ctx.spec, ctx.kernels = spec, kernels
+        _save(ctx, call, tensors, saved)
         return outputs if len(outputs) > 1 else outputs[0]
 
     @staticmethod
     def backward(ctx, *grads):
-        gradients = _backward(ctx, ctx.spec, ctx.kernels, grads, ctx.needs_input_grad[3:])
-        return None, None, None, *gradients
+        return None, *_backward(ctx, grads, ctx.needs_input_grad[1:])
+
+
+_apply_fused = direct_apply(_Fused)
+
+
+@functools.cache
+def mask_of(needs: tuple[bool, ...]) -> int:
+    """Bit i says whether input i needs its gradient."""
+    return sum(1 << i for i, need in enumerate(needs) if need)
 
 
 @functools.cache
@@ -262,9 +272,8 @@ def _kernels(name: str, backend: str) -> Kernels:
     if backend == "triton":
         return Kernels(backend, *spec.triton_kernels())
     ops = torch.ops.strucfast
-    return Kernels(
-        backend, getattr(ops, f"_{name}_{backend}").default, getattr(ops, f"_{name}_backward_{backend}").default
-    )
+    both = (getattr(ops, f"_{name}_{backend}").default, getattr(ops, f"_{name}_backward_{backend}").default)
+    return Kernels(backend, *map(without_frame, both))
 
 
 @functools.cache
@@ -295,10 +304,10 @@ def _why_not(spec: OpSpec, backend: str, device: str, dtype: torch.dtype) -> str
 
 
 @functools.cache
-def _automatic(name: str, device: str, dtype: torch.dtype) -> Kernels | None:
+def _automatic(name: str, device: torch.device, dtype: torch.dtype) -> Kernels | None:
     spec = _specs[name]
-    for backend in spec.order.get(device, ()):
-        if _why_not(spec, backend, device, dtype) is None:
+    for backend in spec.order.get(device.type, ()):
+        if _why_not(spec, backend, device.type, dtype) is None:
             return _kernels(name, backend)
     return None
 
@@ -306,7 +315,7 @@ def _automatic(name: str, device: str, dtype: torch.dtype) -> Kernels | None:
 def _pick(spec: OpSpec, first: torch.Tensor) -> Kernels | None:
     """The kernels for the device and dtype of ``first`` under the current backend; None means the reference."""
     if _forced == "auto":
-        return _automatic(spec.name, first.device.type, first.dtype)
+        return _automatic(spec.name, first.device, first.dtype)
     if _forced == "reference":
         return None
     reason = _why_not(spec, _forced, first.device.type, first.dtype)
@@ -316,7 +325,9 @@ def _pick(spec: OpSpec, first: torch.Tensor) -> Kernels | None:
 
 
 def _covered(spec: OpSpec, device: str, dtype: torch.dtype) -> bool:
-    return _forced != "reference" and (_forced != "auto" or _automatic(spec.name, device, dtype) is not None)
+    return _forced != "reference" and (
+        _forced != "auto" or _automatic(spec.name, torch.device(device), dtype) is not None
+    )
 
 
 def dispatch(spec: OpSpec, tensors: tuple, statics: tuple) -> Any:
@@ -340,7 +351,7 @@ def dispatch(spec: OpSpec, tensors: tuple, statics: tuple) -> Any:
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
-                return _Fused.apply(spec, kernels, statics, *tensors)
+                return _apply_fused((spec, kernels, statics), *unwrapped(tensors))
     outputs = spec.split(kernels.forward(*spec.pack(tensors, statics)))[0]
     return outputs if len(outputs) > 1 else outputs[0]
 

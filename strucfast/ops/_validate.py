@@ -8,6 +8,34 @@ from ..reference._activations import ACTIVATIONS, SCALE_MAPS
 from ._registry import ALL_FLOATS
 
 
+def is_plain(x: object, affine: Sequence, per_channel: Sequence = ()) -> bool:
+    """Whether features and parameters are all of one dtype and device and of fitting shapes, as they mostly are.
+
+    It asks in a third of the time what :func:`check_features`, :func:`check_affine`, :func:`check_per_channel` and
+    :func:`unify_parameters` ask; where it says no, they find out what is the matter, if anything.
+    """
+    if not isinstance(x, torch.Tensor):
+        return False
+    shape, dtype, device = x.shape, x.dtype, x.device
+    if not 2 <= len(shape) <= 5 or dtype not in ALL_FLOATS:
+        return False
+    per_sample = shape[:2]
+    for value in affine:
+        if value is not None:
+            if not isinstance(value, torch.Tensor) or value.dtype is not dtype or value.device != device:
+                return False
+            own = value.shape
+            if own != per_sample and own != shape:
+                return False
+    for value in per_channel:
+        if value is not None:
+            if not isinstance(value, torch.Tensor) or value.dtype is not dtype or value.device != device:
+                return False
+            if value.shape != shape[1:2]:
+                return False
+    return True
+
+
 def check_float_tensor(function: str, argument: str, value: object) -> None:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{function}: {argument} must be a torch.Tensor, got {type(value).__name__}")

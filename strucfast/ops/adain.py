@@ -13,7 +13,7 @@ import torch
 from .. import reference
 from ..reference.modulate import align, compute_dtype
 from . import _layout, _validate
-from ._registry import OpSpec, Sample, dispatch, register
+from ._registry import OpSpec, Sample, dispatch, mask_of, register
 from .modulate import _channels_last, _empty, reduce_pixels
 
 
@@ -40,12 +40,12 @@ def adain(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, eps: flo
     Reference: Huang and Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", eq. 5
     to 8; section 3.2 of the multi-stage VAE paper, with scale = gamma(z) and shift = beta(z).
     """
-    _validate.check_features("adain", x)
-    _validate.check_affine("adain", "scale", scale, x)
-    _validate.check_affine("adain", "shift", shift, x)
     if not 0.0 <= eps < math.inf:
         raise ValueError(f"adain: eps must be finite and >= 0, got {eps}")
-    if scale.dtype is not x.dtype or shift.dtype is not x.dtype:
+    if not _validate.is_plain(x, (scale, shift)):
+        _validate.check_features("adain", x)
+        _validate.check_affine("adain", "scale", scale, x)
+        _validate.check_affine("adain", "shift", shift, x)
         scale, shift = _validate.unify_parameters(x, (scale, shift))
     return dispatch(SPEC, (x, scale, shift), (float(eps),))
 
@@ -76,8 +76,7 @@ class _AdaIN(OpSpec):
 
     def backward_call(self, grads, tensors, saved, statics, needs):
         x, scale, shift = tensors
-        mask = sum(1 << i for i, need in enumerate(needs) if need)
-        return (grads[0], x, saved[0], scale, shift.dim() > 2, mask), list
+        return (grads[0], x, saved[0], scale, shift.dim() > 2, mask_of(needs)), list
 
     def fake(self, x, scale, shift, eps):
         statistics = torch.empty((2, *x.shape[:2]), dtype=compute_dtype(x), device=x.device)

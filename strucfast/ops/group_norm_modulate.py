@@ -13,7 +13,7 @@ from .. import reference
 from ..reference._activations import ACTIVATIONS, activate
 from ..reference.modulate import align, compute_dtype
 from . import _layout, _validate
-from ._registry import OpSpec, Sample, dispatch, register
+from ._registry import OpSpec, Sample, dispatch, mask_of, register
 from .modulate import _channels_last, reduce_pixels
 
 
@@ -48,18 +48,17 @@ def group_norm_modulate(
     Reference: Leeb et al., "Structure by Architecture", appendix A.2.1; Wu and He, "Group Normalization", eq. 1 to 7.
     """
     code = _validate.activation_code("group_norm_modulate", activation)
-    _validate.check_features("group_norm_modulate", x)
+    plain = _validate.is_plain(x, (scale, shift), (weight, bias))
+    if not plain:
+        _validate.check_features("group_norm_modulate", x)
     _check_groups(x, num_groups, eps)
-    same_dtype = True
-    for argument, value in (("weight", weight), ("bias", bias)):
-        if value is not None:
-            _validate.check_per_channel("group_norm_modulate", argument, value, x)
-            same_dtype = same_dtype and value.dtype is x.dtype
-    for argument, value in (("scale", scale), ("shift", shift)):
-        if value is not None:
-            _validate.check_affine("group_norm_modulate", argument, value, x)
-            same_dtype = same_dtype and value.dtype is x.dtype
-    if not same_dtype:
+    if not plain:
+        for argument, value in (("weight", weight), ("bias", bias)):
+            if value is not None:
+                _validate.check_per_channel("group_norm_modulate", argument, value, x)
+        for argument, value in (("scale", scale), ("shift", shift)):
+            if value is not None:
+                _validate.check_affine("group_norm_modulate", argument, value, x)
         weight, bias, scale, shift = _validate.unify_parameters(x, (weight, bias, scale, shift))
     return dispatch(SPEC, (x, weight, bias, scale, shift), (num_groups, code, float(eps)))
 
@@ -109,8 +108,7 @@ class _GroupNormModulate(OpSpec):
     def backward_call(self, grads, tensors, saved, statics, needs):
         x, *parameters = tensors
         num_groups, code, _ = statics
-        mask = sum(1 << i for i, need in enumerate(needs) if need)
-        return (grads[0], x, *saved, num_groups, *parameters, code, mask), list
+        return (grads[0], x, *saved, num_groups, *parameters, code, mask_of(needs)), list
 
     def fake(self, x, num_groups, weight, bias, scale, shift, activation, eps):
         statistics = torch.empty((x.shape[0], num_groups), dtype=compute_dtype(x), device=x.device)

@@ -16,7 +16,7 @@ import torch
 from .. import reference
 from ..reference.modulate import compute_dtype
 from . import _validate
-from ._registry import BACKENDS, OpSpec, Sample, dispatch, register
+from ._registry import BACKENDS, OpSpec, Sample, dispatch, mask_of, register
 
 _NAME = "lp_nested_log_prob"
 
@@ -116,8 +116,7 @@ class _LpNested(OpSpec):
 
     def backward_call(self, grads, tensors, saved, statics, needs):
         z, p0, p, scale = tensors
-        mask = sum(1 << i for i, need in enumerate(needs) if need)
-        return (grads[0], z, statics[0], p0, p, scale, mask), list
+        return (grads[0], z, statics[0], p0, p, scale, mask_of(needs)), list
 
     def fake(self, z, sizes, p0, p, scale):
         return z.new_empty((z.shape[0],))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strucfast import _native, ops
+from strucfast import _native, ops, reference, use_backend
 
 sizes = st.integers(1, 7)
 
@@ -75,3 +75,59 @@ def test_per_pixel_shift_is_not_kept_for_the_backward():
     saved = [t for t in y.grad_fn.saved_tensors if t is not None]
     assert x.data_ptr() in [t.data_ptr() for t in saved]
     assert shift.data_ptr() not in [t.data_ptr() for t in saved]
+
+
+def _one_pixel(*shape):
+    generator = torch.Generator().manual_seed(3)
+    x, scale, shift = (torch.randn(n, generator=generator) for n in (shape, shape[:2], shape[:2]))
+    return [t.requires_grad_() for t in (x, scale, shift)]
+
+
+def _value_and_gradients(function, tensors):
+    y = function(*tensors)
+    return y, *torch.autograd.grad(y, tensors, torch.arange(y.numel(), dtype=y.dtype).reshape(y.shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1), (40, 130, 1, 1), (1, 9, 1), (9, 1, 1), (5, 0, 1)])
+@pytest.mark.parametrize("backend", ["auto", "cpp"])
+def test_one_pixel_equals_the_reference(shape, backend):
+    """The samples are one long row there, and (N, C) features go to ATen."""
+    if backend == "cpp" and _native.missing("cpu") is not None:
+        pytest.skip(f"build the CPU half: {_native.missing('cpu')}")
+    tensors = _one_pixel(*shape)
+    with use_backend(backend):
+        ours = _value_and_gradients(ops.modulate, tensors)
+    for a, b in zip(ours, _value_and_gradients(reference.modulate, tensors)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1, 1)])
+@pytest.mark.parametrize("backend", ["auto", "cpp"])
+def test_one_pixel_with_parameters_that_do_not_lie_densely(shape, backend):
+    """Slices of a bank (N, d, C), expanded and transposed ones: values, gradients and x's own layout."""
+    if backend == "cpp" and _native.missing("cpu") is not None:
+        pytest.skip(f"build the CPU half: {_native.missing('cpu')}")
+    x = _one_pixel(*shape)[0]
+    bank = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(4))
+    for scale, shift in (
+        (bank[:, 1], bank[:, 2]),
+        (bank[:1, 0].expand(4, 6), bank[:, 0]),
+        (bank[:, 0].t().contiguous().t(), bank[:, 1]),
+        (bank[:, 0].contiguous(), bank[:, 1].t().contiguous().t()),
+    ):
+        tensors = [x, scale.detach().requires_grad_(), shift.detach().requires_grad_()]
+        with use_backend(backend):
+            ours = _value_and_gradients(ops.modulate, tensors)
+        for a, b in zip(ours, _value_and_gradients(reference.modulate, tensors)):
+            torch.testing.assert_close(a, b)
+        assert ours[0].is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_features_of_one_pixel_are_computed_in_float32(dtype):
+    x, scale, shift = (t.detach() for t in _one_pixel(7, 11))
+    exact = reference.modulate(x.to(dtype), scale, shift)
+    ours = ops.modulate(x.to(dtype), scale, shift)
+    assert ours.dtype is dtype
+    # One rounding of a float32 result: half a unit in the last place, the reference's own half beside it.
+    torch.testing.assert_close(ours, exact, rtol=torch.finfo(dtype).eps, atol=1e-6)

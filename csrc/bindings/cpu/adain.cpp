@@ -15,7 +15,7 @@ AdaIN problem(const Layout& layout, ScalarType dtype, const Tensor& statistics) 
   m.pixels = layout.pixels;
   // One pixel is both layouts; rows of C channels are longer than rows of one pixel.
   m.channels_last = layout.channels_last || layout.pixels == 1;
-  m.channel_blocks = channel_blocks(layout, 1);
+  m.channel_blocks = channel_blocks(layout.samples, layout.channels, 1);
   const int64_t bytes = (dtype == ScalarType::Double ? 8 : 4) * m.samples * m.channels;
   m.mean = const_cast<void*>(statistics.const_data_ptr());
   m.rstd = static_cast<char*>(m.mean) + bytes;
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_in, const Tensor&
   const Layout layout = native_layout(x_in);
   const ScalarType dtype = x_in.scalar_type(), parameter_dtype = scale_in.scalar_type();
   const Tensor x = in_layout(x_in, layout), grad = in_layout(grad_in, layout);
-  const Tensor statistics = torch::stable::contiguous(statistics_in);
+  const Tensor statistics = dense(statistics_in);
   OptionalTensor scale = scale_in;
   AdaIN m = problem(layout, dtype, statistics);
   m.scale = parameter(&scale, layout, dtype);

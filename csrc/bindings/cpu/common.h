@@ -3,8 +3,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/HeaderOnlyArrayRef.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -23,79 +25,93 @@ using OptionalTensor = std::optional<Tensor>;
 // A starting thread costs some microseconds; below this many elements a kernel is faster alone.
 constexpr int64_t kSerialElements = 16384;
 
+// Public functions take no more, so that sizes and strides need no memory of their own.
+constexpr int64_t kMaxDims = 5;
+
 struct Layout {
-  std::vector<int64_t> sizes, strides;
-  int64_t samples = 0, channels = 0, pixels = 0;
+  std::array<int64_t, kMaxDims> sizes, strides;
+  int64_t dims = 0, samples = 0, channels = 0, pixels = 0;
   bool channels_last = false;  // (N, S, C) with more than one pixel
 };
 
-inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes, bool channels_last) {
-  std::vector<int64_t> strides(sizes.size());
+inline void set_dense_strides(const int64_t* sizes, int64_t dims, bool channels_last, int64_t* strides) {
   int64_t step = 1;
   if (channels_last) {
     strides[1] = 1;
     step = std::max<int64_t>(sizes[1], 1);
   }
-  for (size_t i = sizes.size(); i-- > 0;) {
+  for (int64_t i = dims; i-- > 0;) {
     if (channels_last && i == 1) continue;
     strides[i] = step;
     step *= std::max<int64_t>(sizes[i], 1);
   }
-  return strides;
 }
 
 // Strides of dimensions of one element mean nothing; an empty tensor has every layout.
-inline bool has_strides(const Tensor& t, const std::vector<int64_t>& strides) {
-  if (t.numel() == 0) return true;
-  for (size_t i = 0; i < strides.size(); ++i) {
-    if (t.size(i) != 1 && t.stride(i) != strides[i]) return false;
+inline bool has_strides(const Tensor& t, const int64_t* strides) {
+  const auto sizes = t.sizes(), own = t.strides();
+  bool same = true;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] == 0) return true;
+    same = same && (sizes[i] == 1 || own[i] == strides[i]);
   }
-  return true;
+  return same;
 }
 
 // The layout in which x is read: its own where that is native, else contiguous.
 inline Layout native_layout(const Tensor& x) {
   Layout layout;
-  for (int64_t i = 0; i < x.dim(); ++i) layout.sizes.push_back(x.size(i));
-  layout.strides = dense_strides(layout.sizes, false);
-  if (x.dim() > 2 && !has_strides(x, layout.strides)) {
-    auto strides = dense_strides(layout.sizes, true);
+  const auto sizes = x.sizes();
+  layout.dims = static_cast<int64_t>(sizes.size());
+  STD_TORCH_CHECK(layout.dims >= 2 && layout.dims <= kMaxDims, "strucfast: x must have 2 to 5 dimensions");
+  std::copy_n(sizes.data(), layout.dims, layout.sizes.data());
+  set_dense_strides(sizes.data(), layout.dims, false, layout.strides.data());
+  if (layout.dims > 2 && !has_strides(x, layout.strides.data())) {
+    int64_t strides[kMaxDims];
+    set_dense_strides(sizes.data(), layout.dims, true, strides);
     layout.channels_last = has_strides(x, strides);
-    if (layout.channels_last) layout.strides = std::move(strides);
+    if (layout.channels_last) std::copy_n(strides, layout.dims, layout.strides.data());
   }
-  layout.samples = layout.sizes[0];
-  layout.channels = layout.sizes[1];
+  layout.samples = sizes[0];
+  layout.channels = sizes[1];
   layout.pixels = 1;
-  for (size_t i = 2; i < layout.sizes.size(); ++i) layout.pixels *= layout.sizes[i];
+  for (int64_t i = 2; i < layout.dims; ++i) layout.pixels *= sizes[i];
   return layout;
 }
 
-inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int64_t dims, ScalarType dtype) {
   const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dims, sizes, strides, code, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return empty_strided(sizes, dense_strides(sizes, false), dtype);
+inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  const int64_t dims = static_cast<int64_t>(sizes.size());
+  STD_TORCH_CHECK(dims <= kMaxDims, "strucfast: an output has at most 5 dimensions");
+  int64_t strides[kMaxDims];
+  set_dense_strides(sizes.data(), dims, false, strides);
+  return empty_strided(sizes.data(), strides, dims, dtype);
 }
 
 // What an op returns for an output that was not asked for.
 inline Tensor no_tensor(ScalarType dtype) { return empty({0}, dtype); }
 
 inline Tensor empty_as(const Layout& layout, ScalarType dtype) {
-  return empty_strided(layout.sizes, layout.strides, dtype);
+  return empty_strided(layout.sizes.data(), layout.strides.data(), layout.dims, dtype);
 }
 
 // t itself if it lies as the layout says, else a copy that does.
 inline Tensor in_layout(const Tensor& t, const Layout& layout) {
-  if (has_strides(t, layout.strides)) return t;
+  if (has_strides(t, layout.strides.data())) return t;
   Tensor copy = empty_as(layout, t.scalar_type());
   torch::stable::copy_(copy, t);
   return copy;
 }
+
+// torch::stable::contiguous finds its operator by name at every call, which costs as much as a small kernel.
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 inline ScalarType compute_type(ScalarType dtype) { return dtype == ScalarType::Double ? dtype : ScalarType::Float; }
 
@@ -126,9 +142,9 @@ inline Parameter parameter(OptionalTensor* t, const Layout& layout, ScalarType x
   if (p.per_pixel) {
     tensor = in_layout(tensor, layout);
   } else {
-    const int64_t last = tensor.dim() - 1;
-    if (tensor.size(last) != 1 && tensor.stride(last) != 1) tensor = torch::stable::contiguous(tensor);
-    if (tensor.dim() == 2) p.stride = tensor.stride(0);
+    const size_t last = tensor.sizes().size() - 1;
+    if (tensor.sizes()[last] != 1 && tensor.strides()[last] != 1) tensor = torch::stable::contiguous(tensor);
+    if (last == 1) p.stride = tensor.strides()[0];
   }
   p.data = tensor.const_data_ptr();
   return p;
@@ -144,11 +160,11 @@ inline Tensor parameter_gradient(bool wanted, bool per_pixel, ScalarType dtype, 
 }
 
 // Enough units for the threads: few samples are cut into blocks of whole `step`s of channels, of 16 channels or more.
-inline int64_t channel_blocks(const Layout& layout, int64_t step) {
+inline int64_t channel_blocks(int64_t samples, int64_t channels, int64_t step) {
   const int64_t wanted = 2 * static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t least = (16 + step - 1) / step * step;
-  const int64_t most = std::max<int64_t>(1, layout.channels / least);
-  return std::clamp<int64_t>(wanted / std::max<int64_t>(1, layout.samples), 1, most);
+  const int64_t most = std::max<int64_t>(1, channels / least);
+  return std::clamp<int64_t>(wanted / std::max<int64_t>(1, samples), 1, most);
 }
 
 template <typename F>

@@ -19,7 +19,8 @@ GroupNormModulate problem(const Layout& layout, ScalarType dtype, int64_t num_gr
   m.activation = static_cast<Activation>(activation);
   // One pixel is both layouts; rows of C channels are longer than rows of one pixel.
   m.channels_last = layout.channels_last || layout.pixels == 1;
-  m.channel_blocks = std::min(num_groups, channel_blocks(layout, std::max<int64_t>(1, m.channels / num_groups)));
+  const int64_t step = std::max<int64_t>(1, m.channels / num_groups);
+  m.channel_blocks = std::min(num_groups, channel_blocks(m.samples, m.channels, step));
   return m;
 }
 
@@ -59,12 +60,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in, int64_t num_group
 }
 
 // A (C) gradient, summed from its parts.
-Tensor summed(bool wanted, const OptionalTensor& parameter, const GroupNormModulate& m, const Tensor& parts,
+Tensor summed(bool wanted, const OptionalTensor& parameter, const GroupNormModulate& m, const void* parts,
               ScalarType dtype) {
   if (!wanted) return no_tensor(dtype);
   const ScalarType own = parameter->scalar_type();
   Tensor t = empty({m.channels}, own);
-  group_norm_modulate_sum(m, parts.const_data_ptr(), {t.mutable_data_ptr(), is_wide(own, dtype)});
+  group_norm_modulate_sum(m, parts, {t.mutable_data_ptr(), is_wide(own, dtype)});
   return t;
 }
 
@@ -76,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_i
   const Layout layout = native_layout(x_in);
   const ScalarType dtype = x_in.scalar_type();
   const Tensor x = in_layout(x_in, layout), grad = in_layout(grad_in, layout);
-  const Tensor mean = torch::stable::contiguous(mean_in), rstd = torch::stable::contiguous(rstd_in);
+  const Tensor mean = dense(mean_in), rstd = dense(rstd_in);
   GroupNormModulate m = problem(layout, dtype, num_groups, activation);
   m.weight = parameter(&weight, layout, dtype);
   m.bias = parameter(&bias, layout, dtype);
@@ -90,17 +91,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_i
   Tensor dshift = wants(4, shift) ? parameter_gradient(true, m.shift.per_pixel, dtype_of(shift), layout, dtype, &m.dshift)
                                   : no_tensor(dtype);
   const Tensor parts = empty({2, layout.samples, layout.channels}, compute_type(dtype));
-  const Tensor dweight_parts = torch::stable::select(parts, 0, 0), dbias_parts = torch::stable::select(parts, 0, 1);
+  const int64_t part_bytes = (dtype == ScalarType::Double ? 8 : 4) * layout.samples * layout.channels;
   m.x = x.const_data_ptr();
   m.grad = grad.const_data_ptr();
   m.mean = const_cast<void*>(mean.const_data_ptr());
   m.rstd = const_cast<void*>(rstd.const_data_ptr());
   m.dx = (mask & 1) ? dx.mutable_data_ptr() : nullptr;
-  m.dweight_parts = dweight_parts.mutable_data_ptr();
-  m.dbias_parts = dbias_parts.mutable_data_ptr();
+  m.dweight_parts = parts.mutable_data_ptr();
+  m.dbias_parts = static_cast<char*>(m.dweight_parts) + part_bytes;
   run(m, true, &group_norm_modulate_backward);
-  Tensor dweight = summed(wants(1, weight), weight, m, dweight_parts, dtype);
-  Tensor dbias = summed(wants(2, bias), bias, m, dbias_parts, dtype);
+  Tensor dweight = summed(wants(1, weight), weight, m, m.dweight_parts, dtype);
+  Tensor dbias = summed(wants(2, bias), bias, m, m.dbias_parts, dtype);
   return {dx, dweight, dbias, dscale, dshift};
 }
 
