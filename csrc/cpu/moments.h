@@ -12,8 +12,8 @@ template <typename C>
 constexpr int kLanes = 64 / sizeof(C);
 
 // Asks for the cache line of `to` that a later tile needs, so that memory works while this tile computes.
-template <typename C>
-SF_INLINE void ask_for(const C* to) {
+template <typename T>
+SF_INLINE void ask_for(const T* to) {
 #if defined(__GNUC__)
   __builtin_prefetch(to, 0, 2);
 #else

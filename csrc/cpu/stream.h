@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
 
+#include "../common/simd.h"
+
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -32,10 +34,19 @@ inline void stream_bytes(const char* from, char* to, int64_t size) {
   copy(size);
 }
 
+// One cache line, to an address that is aligned to it.
+SF_INLINE void stream_line(const void* from, void* to) {
+  for (int i = 0; i < 4; ++i) {
+    const __m128i part = _mm_loadu_si128(static_cast<const __m128i*>(from) + i);
+    _mm_stream_si128(static_cast<__m128i*>(to) + i, part);
+  }
+}
+
 // Before another thread may read what was streamed.
 inline void finish_streams() { _mm_sfence(); }
 #else
 constexpr bool kCanStream = false;
+inline void stream_line(const void*, void*) {}
 inline void stream_bytes(const char*, char*, int64_t) {}
 inline void finish_streams() {}
 #endif

@@ -56,6 +56,32 @@ SF_CLONES void widen(const T* SF_RESTRICT from, float* SF_RESTRICT to, int64_t s
   for (int64_t i = 0; i < size; ++i) to[i] = load(from[i]);
 }
 
+// to[j] = value(j) for j < size, whole cache lines past the caches if `kStream`; ask(j) comes before each line.
+template <bool kStream, typename T, typename Ask, typename Value>
+SF_INLINE void write_row(T* SF_RESTRICT to, int64_t size, const Ask& ask, const Value& value) {
+  constexpr int64_t lanes = 64 / sizeof(T);
+  int64_t j = 0;
+  if (kStream) {
+    const int64_t misaligned = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(to) & 63) / sizeof(T));
+    for (const int64_t head = std::min(misaligned, size); j < head; ++j) store(to + j, value(j));
+  }
+  for (; j + lanes <= size; j += lanes) {
+    ask(j);
+    if (kStream) {
+      alignas(64) T line[lanes];
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) store(line + l, value(j + l));
+      stream_line(line, to + j);
+    } else {
+#pragma omp simd
+      for (int64_t l = 0; l < lanes; ++l) store(to + j + l, value(j + l));
+    }
+  }
+  if (j < size) ask(j);
+#pragma omp simd
+  for (int64_t l = j; l < size; ++l) store(to + l, value(l));
+}
+
 template <typename T>
 SF_CLONES void narrow(const float* SF_RESTRICT from, T* SF_RESTRICT to, int64_t size) {
 #pragma omp simd
@@ -104,11 +130,10 @@ void write_tile(T* to, int64_t stride, int64_t rows, int64_t cols, const Compute
   }
 }
 
-// Whether a result of so many elements is streamed. Half types are not: they are narrowed where they go.
+// Whether a result of so many elements is streamed.
 template <typename T>
 bool streams(int64_t elements) {
-  return kCanStream && std::is_same<T, Compute<T>>::value &&
-         elements * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
+  return kCanStream && elements * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 }
 
 template <typename T>

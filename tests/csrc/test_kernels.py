@@ -220,6 +220,39 @@ def test_modulate(kernels, dtype, channels_last, shape):
         check(name, got, want, max(1, np.abs(want).max()), eps)
 
 
+def from_line(array, elements):
+    """A copy that begins ``elements`` after the begin of a cache line."""
+    memory = np.empty(array.nbytes + 128, np.uint8)
+    begin = -memory.ctypes.data % 64 + elements * array.itemsize
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+# 32 MiB and more goes past the caches: rows on cache lines, rows across them, and memory that does not begin with one.
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape, elements", [((2, 64, 65536), 0), ((2, 60, 70001), 0), ((2, 64, 65536), 3)])
+def test_streamed_modulate(kernels, channels_last, shape, elements):
+    rng = np.random.default_rng(4)
+    laid = (shape[0], shape[2], shape[1]) if channels_last else shape
+    x, grad = (rng.random(laid, np.float32) - np.float32(0.5) for _ in range(2))
+    scale, shift = (rng.standard_normal(shape[:2]).astype(np.float32) for _ in range(2))
+    y, dx = (from_line(np.full_like(x, np.nan), elements) for _ in range(2))
+    outputs = [dx, np.full_like(scale, np.nan), np.full_like(scale, np.nan)]
+    kernels.modulate(
+        0, (ctypes.c_int64 * 3)(*shape), int(channels_last), pointer(x), pointer(scale), pointer(shift), pointer(y),
+        pointer(grad), (ctypes.c_void_p * 3)(*(t.ctypes.data for t in outputs)),
+    )  # fmt: skip
+    beside = (slice(None), None) if channels_last else (..., None)
+    eps = np.finfo(np.float32).eps
+    check("y", y, scale[beside] * x + shift[beside], 5, eps)
+    check("dx", dx, scale[beside] * grad, 5, eps)
+    pixels = 1 if channels_last else 2
+    for name, got, terms in (("dscale", outputs[1], grad * x), ("dshift", outputs[2], grad)):
+        want = terms.sum(axis=pixels, dtype=np.float64)
+        check(name, got, want, np.abs(want).max(), eps)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
