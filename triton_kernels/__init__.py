@@ -13,6 +13,7 @@ if __name__ != "strucfast.triton_kernels":
 from .adain import adain_backward, adain_forward
 from .aggregate import aggregate_backward, aggregate_forward
 from .group_norm_modulate import group_norm_modulate_backward, group_norm_modulate_forward
+from .kl_terms import kl_terms_backward, kl_terms_forward
 from .lp_nested import lp_nested_log_prob_backward, lp_nested_log_prob_forward
 from .modulate import modulate_backward, modulate_forward
 from .pairwise import hsic_backward, hsic_forward, mmd_backward, mmd_dimwise_forward, mmd_forward
@@ -27,6 +28,8 @@ __all__ = [
     "group_norm_modulate_forward",
     "hsic_backward",
     "hsic_forward",
+    "kl_terms_backward",
+    "kl_terms_forward",
     "lp_nested_log_prob_backward",
     "lp_nested_log_prob_forward",
     "mmd_backward",

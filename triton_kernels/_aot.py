@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
-from . import _reduce, adain, aggregate, group_norm_modulate, lp_nested, modulate, pairwise, str_tfm
+from . import _reduce, adain, aggregate, group_norm_modulate, kl_terms, lp_nested, modulate, pairwise, str_tfm
 from ._launch import recording
 
 TARGETS = {
@@ -174,6 +174,22 @@ def _aggregate_case(
     aggregate.aggregate_backward(*grads, z, mean, mean, *outputs, *rest, mask)
 
 
+def _kl_terms_case(
+    samples: int,
+    dims: int,
+    dtype: torch.dtype,
+    groups: tuple[int, ...] = (),
+    standard_normal: bool = True,
+    absent: tuple[int, ...] = (),
+    mask: int = 7,
+) -> None:
+    z = _meta((samples, dims), dtype)
+    rest = (0, 737280, 0, groups, standard_normal)
+    outputs = kl_terms.kl_terms_forward(z, z, z, *rest)
+    grads = [None if i in absent else torch.empty_like(out) for i, out in enumerate(outputs[:5])]
+    kl_terms.kl_terms_backward(*grads, z, z, z, *outputs[5:], *rest, mask)
+
+
 def _lp_nested_case(
     rows: int, sizes: tuple[int, ...], dtype: torch.dtype, mask: int, shared_scale: bool = True
 ) -> None:
@@ -246,6 +262,12 @@ def _cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "tc-joint-f32", partial(_aggregate_case, 512, 512, 10, f32, 2, absent=(1,), mask=1)
     yield "tc-marginal-f32", partial(_aggregate_case, 512, 512, 10, f32, 0, absent=(0,), mask=6)
     for dtype, short in ((f32, "f32"), (torch.float64, "f64")):
+        yield f"kl-128-{short}", partial(_kl_terms_case, 128, 10, dtype)
+        yield f"kl-groups-{short}", partial(_kl_terms_case, 512, 20, dtype, (0,) * 4 + (1,) * 16, False)
+    # Without groups the fourth and fifth term are seldom asked for.
+    yield "kl-beta-tcvae-f32", partial(_kl_terms_case, 512, 10, f32, absent=(3, 4))
+    yield "kl-mean-only-f32", partial(_kl_terms_case, 512, 10, f32, absent=(1, 2, 3, 4), mask=2)
+    for dtype, short in ((f32, "f32"), (torch.float64, "f64")):
         yield f"lp-5x4-{short}", partial(_lp_nested_case, 1 << 20, (4,) * 5, dtype, 15)
         yield f"lp-5x2-{short}", partial(_lp_nested_case, 4096, (2,) * 5, dtype, 15, shared_scale=False)
         yield f"lp-ragged-{short}", partial(_lp_nested_case, 65536, (3, 1, 7, 8, 64, 1000), dtype, 15)
@@ -278,7 +300,7 @@ def variants() -> list[Variant]:
 def kernels() -> set[str]:
     """Names of all kernels of the package: jit functions called ``*_kernel``."""
     names = set()
-    for module in (_reduce, modulate, group_norm_modulate, str_tfm, aggregate, lp_nested, pairwise):
+    for module in (_reduce, modulate, group_norm_modulate, str_tfm, aggregate, kl_terms, lp_nested, pairwise):
         names |= {name for name, value in vars(module).items() if _is_kernel(name, value)}
     return names
 

@@ -1,35 +1,14 @@
 """The averaged KL of a VAE, decomposed through the aggregate posterior."""
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch.distributions import Distribution, Independent
 
 from .. import ops
+from ..reference.kl_terms import KLTerms
 from ._checks import as_distribution, floating, loss_dtype
 from ._gather import gather_rows, world
-
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-class KLTerms(NamedTuple):
-    """Scalars in nats with gradient; ``index_code_mi + total_correlation + dimwise_kl`` is the one-sample KL.
-
-    Attributes:
-        index_code_mi: mean of log q(z|x) - log q(z), the mutual information of data index and code.
-        total_correlation: mean of log q(z) - sum_d log q(z_d).
-        dimwise_kl: mean of sum_d log q(z_d) - log p(z).
-        between_groups: mean of log q(z) - sum_g log q(z_g), the total correlation of the groups.
-        within_groups: mean of sum_g log q(z_g) - sum_d log q(z_d), the total correlations inside the groups, summed.
-    """
-
-    index_code_mi: torch.Tensor
-    total_correlation: torch.Tensor
-    dimwise_kl: torch.Tensor
-    between_groups: torch.Tensor
-    within_groups: torch.Tensor
 
 
 def kl_terms(
@@ -89,26 +68,13 @@ def kl_terms(
     else:
         means, logvars = gather_rows(torch.cat((mean, logvar), dim=1)).split(dims, dim=1)
         offset = rank * batch
-    q = ops.aggregate_log_density(
-        z, means, logvars, weights=estimator, dataset_size=dataset_size, groups=groups, _diagonal_offset=offset
-    )
-
-    # Means over the batch: log q(z|x), log q(z), sum_d log q(z_d), log p(z).
-    u = (z - mean) * torch.exp(-0.5 * logvar)
-    posterior = torch.addcmul(logvar, u, u).sum() * (-0.5 / batch) - dims * _HALF_LOG_2PI
-    joint = q.joint.mean()
-    marginal = q.marginal.sum() * (1.0 / batch)
+    terms = ops.kl_terms(
+        z, means, logvars, weights=estimator, dataset_size=dataset_size, groups=groups, standard_normal=prior is None,
+        _diagonal_offset=offset,
+    )  # fmt: skip
     if prior is None:
-        density = (z * z).sum() * (-0.5 / batch) - dims * _HALF_LOG_2PI
-    else:
-        density = prior.log_prob(z).mean()
-    total_correlation = joint - marginal
-    if groups is None:
-        between, within = total_correlation, z.new_zeros(())
-    else:
-        grouped = q.grouped.sum() * (1.0 / batch)
-        between, within = joint - grouped, grouped - marginal
-    return KLTerms(posterior - joint, total_correlation, marginal - density, between, within)
+        return terms
+    return terms._replace(dimwise_kl=terms.dimwise_kl - prior.log_prob(z).mean())
 
 
 def _check_prior(prior: Distribution, dims: int, groups: Sequence[Sequence[int]] | None) -> None:

@@ -56,86 +56,98 @@ def aggregate_log_density(
     References: Chen et al. 2018, "Isolating Sources of Disentanglement in VAEs", appendix C (with the symmetric form of
     the stratified weights, which is exact at M = N); Esmaeili et al. 2019, "Structured Disentangled Representations".
     """
-    _check_shapes(z, mean, logvar)
-    if weights not in WEIGHTS:
-        raise ValueError(f"{_NAME}: weights must be one of {WEIGHTS}, got {weights!r}")
-    offset = 0 if _diagonal_offset is None else _diagonal_offset
-    if weights == "naive":
-        dataset_size = 0
-    else:
-        _check_weights(z.shape[0], mean.shape[0], weights, dataset_size, _diagonal_offset)
-    labels = () if groups is None else _group_labels(z.shape[1], groups)
-    dtype = compute_dtype(z)
-    if z.dtype is not dtype or mean.dtype is not dtype or logvar.dtype is not dtype:
-        z, mean, logvar = z.to(dtype), mean.to(dtype), logvar.to(dtype)
     return AggregateLogDensity(
-        *dispatch(SPEC, (z, mean, logvar), (WEIGHTS.index(weights), dataset_size, offset, labels))
+        *dispatch(SPEC, *arguments(_NAME, z, mean, logvar, weights, dataset_size, groups, _diagonal_offset))
     )
 
 
-def _check_shapes(z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> None:
+def arguments(
+    name: str,
+    z: torch.Tensor,
+    mean: torch.Tensor,
+    logvar: torch.Tensor,
+    weights: str,
+    dataset_size: int | None,
+    groups: Sequence[Sequence[int]] | None,
+    offset: int | None,
+) -> tuple[tuple[torch.Tensor, ...], tuple]:
+    """What the public arguments of the op ``name`` come to: (tensors in the type of the result, statics), checked."""
+    _check_shapes(name, z, mean, logvar)
+    if weights not in WEIGHTS:
+        raise ValueError(f"{name}: weights must be one of {WEIGHTS}, got {weights!r}")
+    samples, posteriors = z.shape[0], mean.shape[0]
+    if offset is not None and not 0 <= offset <= posteriors - samples:
+        raise ValueError(
+            f"{name}: _diagonal_offset must be in [0, {posteriors - samples}] for {samples} samples and"
+            f" {posteriors} posteriors, got {offset}"
+        )
+    if weights == "naive":
+        dataset_size = 0
+    else:
+        _check_weights(name, samples, posteriors, weights, dataset_size, offset)
+    labels = () if groups is None else _group_labels(name, z.shape[1], groups)
+    dtype = compute_dtype(z)
+    if z.dtype is not dtype or mean.dtype is not dtype or logvar.dtype is not dtype:
+        z, mean, logvar = z.to(dtype), mean.to(dtype), logvar.to(dtype)
+    return (z, mean, logvar), (WEIGHTS.index(weights), dataset_size, offset or 0, labels)
+
+
+def _check_shapes(name: str, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> None:
     for argument, value in (("z", z), ("mean", mean), ("logvar", logvar)):
-        _validate.check_float_tensor(_NAME, argument, value)
+        _validate.check_float_tensor(name, argument, value)
         if value.device != z.device:
-            raise ValueError(f"{_NAME}: {argument} must be on z's device {z.device}, got {value.device}")
+            raise ValueError(f"{name}: {argument} must be on z's device {z.device}, got {value.device}")
     if z.dim() != 2 or z.shape[1] < 1:
-        raise ValueError(f"{_NAME}: z must be (S, D) with D >= 1, got shape {tuple(z.shape)}")
+        raise ValueError(f"{name}: z must be (S, D) with D >= 1, got shape {tuple(z.shape)}")
     if mean.dim() != 2 or mean.shape[1] != z.shape[1] or mean.shape[0] < 1:
-        raise ValueError(
-            f"{_NAME}: mean must be (M, D) with M >= 1 and D = {z.shape[1]}, got shape {tuple(mean.shape)}"
-        )
+        raise ValueError(f"{name}: mean must be (M, D) with M >= 1 and D = {z.shape[1]}, got shape {tuple(mean.shape)}")
     if logvar.shape != mean.shape:
-        raise ValueError(
-            f"{_NAME}: logvar must have mean's shape {tuple(mean.shape)}, got shape {tuple(logvar.shape)}"
-        )
+        raise ValueError(f"{name}: logvar must have mean's shape {tuple(mean.shape)}, got shape {tuple(logvar.shape)}")
 
 
-def _check_weights(samples: int, posteriors: int, weights: str, dataset_size: object, offset: object) -> None:
+def _check_weights(
+    name: str, samples: int, posteriors: int, weights: str, dataset_size: object, offset: object
+) -> None:
     if not isinstance(dataset_size, int) or isinstance(dataset_size, bool):
         raise TypeError(
-            f"{_NAME}: dataset_size must be an int under weights={weights!r}, got {type(dataset_size).__name__}"
+            f"{name}: dataset_size must be an int under weights={weights!r}, got {type(dataset_size).__name__}"
         )
     if dataset_size < posteriors:
         raise ValueError(
-            f"{_NAME}: dataset_size must be at least the batch of {posteriors} posteriors, got {dataset_size}"
+            f"{name}: dataset_size must be at least the batch of {posteriors} posteriors, got {dataset_size}"
         )
     if offset is None and samples != posteriors:
         raise ValueError(
-            f"{_NAME}: weights={weights!r} needs one posterior per sample, got z with {samples} rows and mean with"
+            f"{name}: weights={weights!r} needs one posterior per sample, got z with {samples} rows and mean with"
             f" {posteriors} (use weights='naive' for samples that the posteriors did not draw)"
-        )
-    if offset is not None and not 0 <= offset <= posteriors - samples:
-        raise ValueError(
-            f"{_NAME}: _diagonal_offset must be in [0, {posteriors - samples}] for {samples} samples and"
-            f" {posteriors} posteriors, got {offset}"
         )
     if weights == "mss" and posteriors == 1 and dataset_size != 1:
         raise ValueError(
-            f"{_NAME}: weights='mss' is not defined for a batch of 1 unless dataset_size is 1, got {dataset_size}"
+            f"{name}: weights='mss' is not defined for a batch of 1 unless dataset_size is 1, got {dataset_size}"
         )
 
 
-def _group_labels(dims: int, groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _group_labels(name: str, dims: int, groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Per dim the number of its group."""
     labels: list[int | None] = [None] * dims
     for number, group in enumerate(groups):
         if len(group) == 0:
-            raise ValueError(f"{_NAME}: groups[{number}] must name at least one dim, got none")
+            raise ValueError(f"{name}: groups[{number}] must name at least one dim, got none")
         for dim in group:
             if not isinstance(dim, int) or isinstance(dim, bool):
-                raise TypeError(f"{_NAME}: groups[{number}] must hold ints, got {type(dim).__name__}")
+                raise TypeError(f"{name}: groups[{number}] must hold ints, got {type(dim).__name__}")
             if not 0 <= dim < dims:
-                raise ValueError(f"{_NAME}: groups[{number}] must hold dims in [0, {dims}), got {dim}")
+                raise ValueError(f"{name}: groups[{number}] must hold dims in [0, {dims}), got {dim}")
             if labels[dim] is not None:
-                raise ValueError(f"{_NAME}: groups must not overlap, dim {dim} is in groups {labels[dim]} and {number}")
+                raise ValueError(f"{name}: groups must not overlap, dim {dim} is in groups {labels[dim]} and {number}")
             labels[dim] = number
     if None in labels:
         missing = [dim for dim, label in enumerate(labels) if label is None]
-        raise ValueError(f"{_NAME}: groups must name every dim of z, dims {missing} are in none")
+        raise ValueError(f"{name}: groups must name every dim of z, dims {missing} are in none")
     return tuple(labels)
 
 
-def _groups(labels: Sequence[int]) -> list[list[int]]:
+def dims_of_groups(labels: Sequence[int]) -> list[list[int]]:
     """The inverse of :func:`_group_labels`, the dims in order."""
     groups: list[list[int]] = [[] for _ in range(max(labels, default=-1) + 1)]
     for dim, label in enumerate(labels):
@@ -172,7 +184,7 @@ class _AggregateLogDensity(OpSpec):
             *tensors,
             weights=WEIGHTS[code],
             dataset_size=dataset_size,
-            groups=_groups(labels) or None,
+            groups=dims_of_groups(labels) or None,
             _diagonal_offset=offset,
         )
 

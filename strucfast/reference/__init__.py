@@ -3,6 +3,7 @@
 from .adain import adain
 from .aggregate import aggregate_log_density
 from .group_norm_modulate import group_norm_modulate
+from .kl_terms import kl_terms
 from .lp_nested import lp_nested_log_prob
 from .modulate import modulate
 from .pairwise import hsic, mmd, mmd_dimwise
@@ -13,6 +14,7 @@ __all__ = [
     "aggregate_log_density",
     "group_norm_modulate",
     "hsic",
+    "kl_terms",
     "lp_nested_log_prob",
     "mmd",
     "mmd_dimwise",

@@ -345,7 +345,7 @@ def test_bad_input_is_named(error, message, arguments, options):
 
 
 def test_labels_of_groups():
-    assert _group_labels(5, [[3, 0], [1, 2, 4]]) == (0, 1, 1, 0, 1)
+    assert _group_labels("density", 5, [[3, 0], [1, 2, 4]]) == (0, 1, 1, 0, 1)
     # One posterior is the whole mixture, and no sample asks nothing.
     one = density(Z[:1], Z[:1], Z[:1], dataset_size=1)
     torch.testing.assert_close(one.joint, torch.full((1,), -1.5 * math.log(2 * math.pi)))

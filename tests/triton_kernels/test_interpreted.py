@@ -20,6 +20,7 @@ CHECKS = {
     "check_aggregate": 35,
     "check_golden": 12,
     "check_group_norm_modulate": 40,
+    "check_kl_terms": 35,
     "check_lp_nested": 45,
     "check_math": 40,
     "check_modulate": 50,

@@ -111,6 +111,10 @@ def test_cpu_tensors_are_refused():
         "aggregate_log_density_backward": lambda: kernels.aggregate_backward(
             p[:, 0], None, None, p, p, p, p[:, 0], p, p[:, :0], 2, 0, 0, (), 7
         ),
+        "kl_terms": lambda: kernels.kl_terms_forward(p, p, p, 2, 0, 0, (), True),
+        "kl_terms_backward": lambda: kernels.kl_terms_backward(
+            *[p[0, 0]] * 5, p, p, p, p[:, 0], p, p[:, :0], 2, 0, 0, (), True, 7
+        ),
         "mmd": lambda: kernels.mmd_forward(p, p, 0, (1.0,), True, 3),
         "mmd_dimwise": lambda: kernels.mmd_dimwise_forward(p, p, 0, (1.0,), True, 3),
         "mmd_backward": lambda: kernels.mmd_backward(p[0, 0], p, p, 3),
@@ -214,6 +218,12 @@ def test_launch_counts_over_pairs():
         launches.clear()
         kernels.aggregate_backward(*outputs, z, z, z, *outputs, 0, 64, 0, (0, 1, 1), 7)
         assert len(launches) == 6
+        launches.clear()
+        terms = kernels.kl_terms_forward(z, z, z, 0, 64, 0, (), True)
+        assert len(launches) == 4 + 2
+        launches.clear()
+        kernels.kl_terms_backward(*terms[:5], z, z, z, *terms[5:], 0, 64, 0, (), True, 7)
+        assert len(launches) == 6 + 2
         launches.clear()
         kernels.mmd_forward(z, z, 0, (1.0, 2.0), True, 3)
         kernels.hsic_forward(z, z, 1, (1.0,), (1.0,), True)
