@@ -51,7 +51,7 @@ def test_golden_mutual_information(backend, case):
 @pytest.mark.parametrize("bins", [1, 2, 20, 64, 65, 300])
 def test_labels_and_counts_are_exact(backend, dtype, bins):
     rng = np.random.default_rng(bins)
-    # Long enough for several blocks and threads, with a last block that is not full.
+    # Long enough for several blocks, with a last block that is not full.
     n = 9001
     codes = np.stack(
         [
@@ -149,11 +149,21 @@ def test_threads_do_not_change_counts():
     if _native.missing("host") is not None:
         pytest.skip(f"needs the host module (make build): {_native.missing('host')}")
     host, rng = _native.host(), np.random.default_rng(3)
-    codes, factors = rng.normal(size=(50_000, 3)), rng.integers(0, 10, (50_000, 2))
+    # Enough for eight threads; a range takes 2^20 values a thread.
+    codes, factors = rng.normal(size=(200_000, 3)), rng.integers(0, 10, (200_000, 2))
     edges, low, sizes = _histogram.bin_edges(codes, 20), np.zeros(2, np.int64), np.full(2, 10)
     one, *more = (host.joint_histogram(codes, edges, factors, low, sizes, threads) for threads in (1, 2, 3, 8))
     for other in more:
         np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(*(host.bin_labels(codes, edges, threads) for threads in (1, 8)))
+    wide = rng.normal(size=(800_000, 4)).astype(np.float32)
+    for threads in (1, 3):
+        low, high, finite = host.column_range(wide, threads)
+        np.testing.assert_array_equal((low, high), (wide.min(axis=0), wide.max(axis=0)))
+        assert finite
+    # The last thread's rows count too.
+    wide[-1, 2] = np.nan
+    assert not host.column_range(wide, 3)[2]
 
 
 def test_native_module_checks_its_arguments():
