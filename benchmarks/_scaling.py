@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 OURS = "strucfast"
 # Slopes are those of the last sizes: small ones show the cost of a call instead.
 TAIL = 32.0
+# A ratio above this is no loss: two runs of one case differ by as much.
+NOISE = 0.95
 
 
 def slope(sizes: Iterable[float], costs: Iterable[float]) -> float | None:
@@ -68,23 +70,27 @@ class Series:
         return self.rows[rival][value][quantity] / self.rows[OURS][value][quantity]
 
     def crossing(self, rival: str) -> float | None:
-        """The smallest value at which, and at every larger one measured, ours is no slower; None if there is none."""
+        """The smallest value at which, and at every larger one measured, ours does not lose; None if there is none."""
         found = None
         for value in reversed(self.shared(rival)):
-            if self.ratio(rival, value) < 1.0:
+            if self.ratio(rival, value) < NOISE:
                 break
             found = value
         return found
 
     def wins_from(self, rival: str) -> str:
-        """The crossing in words: "every size", a value, "no size measured", or "–" for a rival that was not timed."""
+        """The crossing in words: "every size", a value, where ours wins but not to the end, "no size measured".
+
+        "–" for a rival that was not timed beside ours.
+        """
         shared = self.shared(rival)
         if not shared:
             return "–"
         crossing = self.crossing(rival)
-        if crossing is None:
-            return "no size measured"
-        return "every size" if crossing == shared[0] else f"{crossing:g}"
+        if crossing is not None:
+            return "every size" if crossing == shared[0] else f"{crossing:g}"
+        won = [f"{value:g}" for value in shared if self.ratio(rival, value) >= NOISE]
+        return f"only at {', '.join(won)}" if won else "no size measured"
 
 
 def series_of(rows: Iterable[Mapping]) -> list[Series]:

@@ -71,13 +71,21 @@ def test_crossing_is_where_ours_starts_to_win_and_stays_ahead():
     assert dented.crossing("eager") == 8192
 
 
+def test_a_tie_is_no_loss_and_a_win_before_a_loss_is_said():
+    ours = rows("strucfast", lambda n: 1.0 * n)
+    tie = only(ours, rows("eager", lambda n: 0.96 * n))
+    assert tie.crossing("eager") == 32 and tie.wins_from("eager") == "every size"
+    early = only(ours, rows("eager", lambda n: n * (1.5 if n < 1000 else 0.9)))
+    assert early.crossing("eager") is None and early.wins_from("eager") == "only at 32, 128, 512"
+
+
 def test_crossing_of_a_rival_that_always_or_never_wins_or_stops_early():
     ours = rows("strucfast", lambda n: 1.0 * n)
     assert only(ours, rows("eager", lambda n: 2.0 * n)).wins_from("eager") == "every size"
     never = only(ours, rows("eager", lambda n: 0.5 * n))
     assert never.crossing("eager") is None and never.wins_from("eager") == "no size measured"
     short = only(ours, rows("eager", lambda n: 60.0, SIZES[:2]))
-    assert short.shared("eager") == [32, 128] and short.wins_from("eager") == "no size measured"
+    assert short.shared("eager") == [32, 128] and short.wins_from("eager") == "only at 32"
     assert short.wins_from("torch.compile") == "–"
 
 
