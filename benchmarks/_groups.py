@@ -33,7 +33,7 @@ EXPECTED: dict[str, Share] = {
     "bench_group_norm_modulate": Share(60, _each("group_norm_modulate")),
     "bench_adain": Share(40, _each("adain")),
     "bench_str_tfm": Share(30, _each("str_tfm")),
-    "bench_lp_nested": Share(15, _each("lp_nested_log_prob", ("forward", "both"))),
+    "bench_lp_nested": Share(15, _each("lp_nested_log_prob")),
     "bench_pairwise": Share(20, (*_each("mmd", ("forward", "both")), "mmd_dimwise both", "hsic both")),
     "bench_render": Share(10, ("render_shapes3d forward", "render_dsprites forward")),
     "bench_aggregate": Share(40, (*_each("aggregate", ("forward", "both")), "kl_terms both")),
@@ -54,6 +54,9 @@ EXPECTED: dict[str, Share] = {
             ),
         ),
     ),
+    "bench_training_step": Share(130, ("training_step step",)),
+    "bench_encode": Share(30, ("encode forward",)),
+    "bench_evaluate": Share(20, ("evaluate forward",)),
 }
 
 

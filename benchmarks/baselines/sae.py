@@ -29,7 +29,7 @@ class PlainSAE(nn.Module):
         self.output.load_state_dict(decoder.output.state_dict())
         self.to(memory_format=torch.contiguous_format)
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (N,D) of images (N,C,H,W)."""
         for block in self.encoder_blocks:
             x = block(x)
@@ -49,5 +49,5 @@ class PlainSAE(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Loss of images (N,C,H,W) in [0,1]: binary cross entropy summed over pixels, averaged over the batch."""
-        logits = self.decode(self.encode(x)).float()
+        logits = self.decode(self.codes(x)).float()
         return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]

@@ -1,4 +1,4 @@
-"""What the beta-TCVAE training step is measured against: the same net of plain layers, every pair's log density kept."""
+"""What the beta-TCVAE training step is measured against: the same net of plain layers, log densities of all pairs."""
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,10 @@ class PlainTCVAE(nn.Module):
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and log-variances, (N,D) each, of images (N,C,H,W)."""
         return self.encoder_head(self.encoder_blocks(x).flatten(1)).float().chunk(2, dim=1)
+
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
+        """Means (N,D), the codes of images (N,C,H,W)."""
+        return self.encode(x)[0]
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Image logits of codes (N,D)."""

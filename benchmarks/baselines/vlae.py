@@ -41,6 +41,10 @@ class PlainVLAE(nn.Module):
         means, log_sigmas = zip(*(code.chunk(2, dim=1) for code in codes))
         return torch.cat(means, dim=1), 2.0 * torch.cat(log_sigmas, dim=1)
 
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
+        """Means (N,D), the codes of images (N,C,H,W)."""
+        return self.encode(x)[0]
+
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Image logits of codes (N,D)."""
         codes = z.chunk(len(self.decoder_rungs), dim=1)
