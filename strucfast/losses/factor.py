@@ -37,8 +37,8 @@ def density_ratio_tc(logits: torch.Tensor) -> torch.Tensor:
         TypeError: logits are not floating. ValueError: they are not (N,2) with N >= 1.
     """
     points("logits", logits, 2)
-    logits = logits.to(loss_dtype(logits))
-    return (logits[:, 0] - logits[:, 1]).mean()
+    aggregate, permuted = logits.to(loss_dtype(logits)).unbind(dim=1)
+    return (aggregate - permuted).mean()
 
 
 def discriminator_loss(logits: torch.Tensor, permuted_logits: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ def discriminator_loss(logits: torch.Tensor, permuted_logits: torch.Tensor) -> t
     points("permuted_logits", permuted_logits, 2)
     dtype = loss_dtype(logits, permuted_logits)
     with no_autocast(logits):
-        # log D and log(1 - D) as softplus of the difference of the logits.
-        true = F.softplus(logits[:, 1].to(dtype) - logits[:, 0].to(dtype)).mean()
-        permuted = F.softplus(permuted_logits[:, 0].to(dtype) - permuted_logits[:, 1].to(dtype)).mean()
-    return 0.5 * (true + permuted)
+        logits, permuted_logits = logits.to(dtype), permuted_logits.to(dtype)
+        true = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+        permuted = F.cross_entropy(permuted_logits, permuted_logits.new_ones(len(permuted_logits), dtype=torch.int64))
+        return 0.5 * (true + permuted)

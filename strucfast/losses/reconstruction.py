@@ -43,9 +43,14 @@ def gaussian_reconstruction(
         TypeError: a tensor that is not floating. ValueError: shapes do not fit, an empty batch, a scale <= 0.
     """
     mean, target = _pair("mean", mean, target)
+    constant = 0.5 * math.log(2 * math.pi) * _event(mean)
     with no_autocast(mean):
-        scaled, log_scale = _scaled(target - mean, scale)
-        return (0.5 * scaled.square().sum() + log_scale) / mean.shape[0] + _event(mean) * 0.5 * math.log(2 * math.pi)
+        log_scale = _log_scale(mean, scale)
+        if isinstance(scale, torch.Tensor):
+            squares = ((target - mean) / scale.to(mean.dtype)).square().sum()
+        else:
+            squares = F.mse_loss(mean, target, reduction="sum") / scale**2
+        return (0.5 * squares + log_scale) / mean.shape[0] + constant
 
 
 def laplace_reconstruction(mean: torch.Tensor, target: torch.Tensor, scale: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -60,9 +65,14 @@ def laplace_reconstruction(mean: torch.Tensor, target: torch.Tensor, scale: floa
         TypeError: a tensor that is not floating. ValueError: shapes do not fit, an empty batch, a scale <= 0.
     """
     mean, target = _pair("mean", mean, target)
+    constant = math.log(2.0) * _event(mean)
     with no_autocast(mean):
-        scaled, log_scale = _scaled(target - mean, scale)
-        return (scaled.abs().sum() + log_scale) / mean.shape[0] + _event(mean) * math.log(2.0)
+        log_scale = _log_scale(mean, scale)
+        if isinstance(scale, torch.Tensor):
+            sizes = ((target - mean) / scale.to(mean.dtype)).abs().sum()
+        else:
+            sizes = F.l1_loss(mean, target, reduction="sum") / scale
+        return (sizes + log_scale) / mean.shape[0] + constant
 
 
 def cross_entropy_reconstruction(logits: torch.Tensor, target: torch.Tensor, *, dim: int = 1) -> torch.Tensor:
@@ -112,22 +122,22 @@ def _not_empty(name: str, tensor: torch.Tensor) -> None:
         raise ValueError(f"{name} must have at least one sample, got shape {_shape(tensor)}")
 
 
-def _scaled(error: torch.Tensor, scale: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """``error / scale``, and log scale summed over all elements."""
+def _log_scale(mean: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor | float:
+    """log scale summed over all elements of ``mean``, for a scale that fits them."""
     if not isinstance(scale, torch.Tensor):
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise TypeError(f"scale must be a number or a tensor, got {type(scale).__name__}")
         if not 0.0 < scale < math.inf:
             raise ValueError(f"scale must be finite and > 0, got {scale}")
-        return error / scale, error.numel() * math.log(scale)
-    scale = floating("scale", scale).to(error.dtype)
+        return mean.numel() * math.log(scale)
+    scale = floating("scale", scale).to(mean.dtype)
     try:
-        fits = torch.broadcast_shapes(scale.shape, error.shape) == error.shape
+        fits = torch.broadcast_shapes(scale.shape, mean.shape) == mean.shape
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"scale must broadcast to the shape of mean, {_shape(error)}, got {_shape(scale)}")
-    return error / scale, scale.log().expand_as(error).sum()
+        raise ValueError(f"scale must broadcast to the shape of mean, {_shape(mean)}, got {_shape(scale)}")
+    return scale.log().expand_as(mean).sum()
 
 
 def _event(tensor: torch.Tensor) -> int:
