@@ -4,11 +4,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from benchmarks import _precompile
+
 DIRECTIONS = ("forward", "backward", "both")
 
 
 def passes(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -> Callable[[], object]:
     """``function()`` uses ``leaves`` (which require grad) and returns a tensor or a tuple of tensors."""
+    if _precompile.is_child():
+        # Only one of the providers will be called there.
+        return lambda: _build(function, leaves, direction)()
+    return _build(function, leaves, direction)
+
+
+def _build(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -> Callable[[], object]:
     if direction == "forward":
 
         def forward():
@@ -22,12 +31,12 @@ def passes(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -
         return [result] if isinstance(result, torch.Tensor) else _flat(result)
 
     if direction == "both":
-        upstream = [torch.randn_like(o) for o in outputs_of()]
+        upstream = [torch.ones_like(o) for o in outputs_of()]
         return lambda: torch.autograd.grad(outputs_of(), leaves, upstream)
     # What torch.compile saved for the backward would otherwise be given away by its first run.
     with torch._functorch.config.patch(donated_buffer=False):
         outputs = outputs_of()
-        upstream = [torch.randn_like(o) for o in outputs]
+        upstream = [torch.ones_like(o) for o in outputs]
         torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
 

@@ -49,8 +49,10 @@ def compile_all(items: list[pytest.Item], root: Path) -> str | None:
     names = [item.nodeid for item in items]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pytest", "--benchmark", "--benchmark-disable", "-q", "-p", "no:cacheprovider"]
-        # Workers of inductor's own would each import torch again, for one kernel at a time.
-        environment = os.environ | {CLAIMS: folder, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        # Workers of inductor's own would each import torch again, for one kernel at a time; and threads that spin at a
+        # barrier while another child holds their core take more time than the compilers.
+        quiet = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        environment = os.environ | {CLAIMS: folder} | quiet
         children = [
             subprocess.Popen(
                 [*command, *names],
