@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "lp_nested_lanes.h"
-#include "lp_nested_transpose.h"
+#include "transpose.h"
 
 namespace strucfast {
 namespace {

@@ -38,22 +38,19 @@ int64_t tile_rows(const StrTfmShape& shape, int64_t first) {
   return shape.num_samples - first < kStrTfmTile ? shape.num_samples - first : kStrTfmTile;
 }
 
-// Per layer the bias row, padded, then the transposed weight in panels.
+// The bias row of a layer, padded, then the transposed weight in panels.
 template <class L, typename T = typename L::T>
-SF_INLINE void pack_variable(const StrTfmForward<T>& op, int64_t variable, T* packed) {
-  for (int64_t l = 0; l < op.shape.num_layers; ++l) {
-    const int64_t in = op.shape.widths[l];
-    const int64_t out = op.shape.widths[l + 1];
-    const T* bias = op.biases[l] + variable * out;
-    for (int64_t j = 0; j < padded<T>(out); ++j) packed[j] = j < out ? bias[j] : T(0);
-    pack_transposed<L>(op.weights[l] + variable * out * in, in, out, packed + padded<T>(out));
-    packed += padded<T>(out) * (in + 1);
-  }
+SF_INLINE void pack_layer(const StrTfmForward<T>& op, int64_t variable, int64_t l, T* packed) {
+  const int64_t in = op.shape.widths[l];
+  const int64_t out = op.shape.widths[l + 1];
+  const T* bias = op.biases[l] + variable * out;
+  for (int64_t j = 0; j < padded<T>(out); ++j) packed[j] = j < out ? bias[j] : T(0);
+  pack_transposed<L>(op.weights[l] + variable * out * in, in, out, packed + padded<T>(out));
 }
 
 template <class L, typename T = typename L::T>
-SF_INLINE void forward_tile(const StrTfmForward<T>& op, int64_t variable, int64_t first, const T* packed, T* current,
-                            T* next) {
+SF_INLINE void forward_tile(const StrTfmForward<T>& op, int64_t variable, int64_t first, bool pack, T* packed,
+                            T* current, T* next) {
   const StrTfmShape& shape = op.shape;
   const int64_t rows = tile_rows(shape, first);
   const int64_t hidden = shape.hidden_width();
@@ -73,7 +70,16 @@ SF_INLINE void forward_tile(const StrTfmForward<T>& op, int64_t variable, int64_
     T* pre = !last && saved != nullptr ? saved : next;
     const int64_t ld_pre = !last && saved != nullptr ? hidden : ld_out;
     const int64_t cols = pre == next ? round_up(out, L::kLanes) : out;
-    gemm<L, Store::kBias, false>(rows, cols, in, current, ld, panels, in, pre, ld_pre, packed, 0);
+    Ahead ahead;
+    if (pack) {
+      pack_layer<L>(op, variable, l, packed);
+      if (!last) {
+        const int64_t size = out * shape.widths[l + 2];
+        ahead = ahead_of<L>(rows, cols, op.weights[l + 1] + variable * size, size);
+      }
+    }
+    gemm<L, Store::kBias, false>(rows, cols, in, current, ld, packed_panels<L>(panels, in), pre, ld_pre, packed, 0,
+                                 ahead);
     if (!last) {
       T* activated = pre == next ? next : current;
       activate_rows(op.activation, rows, out, pre, ld_pre, activated, ld_out);
@@ -105,8 +111,7 @@ SF_INLINE void forward_range(const StrTfmForward<T>& op, int64_t begin, int64_t 
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t variable = unit / tiles;
     const int64_t tile = unit % tiles;
-    if (unit == begin || tile == 0) pack_variable<L>(op, variable, packed);
-    forward_tile<L>(op, variable, tile * kStrTfmTile, packed, current, next);
+    forward_tile<L>(op, variable, tile * kStrTfmTile, unit == begin || tile == 0, packed, current, next);
   }
 }
 
@@ -155,7 +160,7 @@ struct BackwardScratch {
   T* previous;
   T* slope;
   T* hidden;  // panels of depth kStrTfmTile
-  T* packed;  // the weights of one variable, layer after layer, in panels
+  T* packed;  // the weights of one variable that cannot be read in place, layer after layer, in panels
 };
 
 // Parameter gradients of one chunk: the outputs themselves, or a row of `partials` (weights and biases by layer).
@@ -209,25 +214,28 @@ SF_INLINE void backward_tile(const StrTfmBackward<T>& op, int64_t first, bool ac
     }
     if (op.dweights != nullptr) {
       T* dweight = gradients.weight(l);
+      // The product after this one reads the weights, as many as this one writes gradients.
+      const Ahead ahead = ahead_of<L>(out, in, op.weights[l] + variable * out * in, out * in);
+      const Panels<T> values = packed_panels<L>(scratch.hidden, kStrTfmTile);
       if (l == 0) {
         const T* u = op.u + first * op.u_strides[0] + variable * op.u_strides[1];
         add_input_gradient<L>(rows, out, in, scratch.delta, ld, u, op.u_strides, dweight, accumulate);
       } else if (accumulate) {
-        gemm<L, Store::kAdd, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in, dweight,
-                                   in);
+        gemm<L, Store::kAdd, true>(out, in, rows, scratch.delta, ld, values, dweight, in, dweight, in, ahead);
       } else {
-        gemm<L, Store::kPlain, true>(out, in, rows, scratch.delta, ld, scratch.hidden, kStrTfmTile, dweight, in,
-                                     dweight, in);
+        gemm<L, Store::kPlain, true>(out, in, rows, scratch.delta, ld, values, dweight, in, dweight, in, ahead);
       }
       add_column_sums<L>(rows, out, scratch.delta, ld, gradients.bias(l), accumulate);
     }
+    const Panels<T> weight = in_place<L>(in) ? Panels<T>{op.weights[l] + variable * out * in, in, L::kPanel}
+                                             : packed_panels<L>(packed, out);
     if (l > 0) {
-      gemm<L, Store::kMultiply, false>(rows, round_up(in, L::kLanes), out, scratch.delta, ld, packed, out,
+      gemm<L, Store::kMultiply, false>(rows, round_up(in, L::kLanes), out, scratch.delta, ld, weight,
                                        scratch.previous, ld_in, scratch.slope, ld_in);
     } else if (op.du != nullptr) {
       const int64_t row = shape.num_variables * in;
       T* du = op.du + first * row + variable * in;
-      gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, packed, out, du, row, du, row);
+      gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, weight, du, row, du, row);
     }
     packed += round_up(in, L::kPanel) * out;
     T* const consumed = scratch.delta;
@@ -253,7 +261,8 @@ SF_INLINE void backward_range(const StrTfmBackward<T>& op, int64_t begin, int64_
       for (int64_t l = shape.num_layers - 1; l >= 0; --l) {
         const int64_t in = shape.widths[l];
         const int64_t out = shape.widths[l + 1];
-        if (l > 0 || op.du != nullptr) pack_panels<L>(op.weights[l] + variable * out * in, in, out, in, packed);
+        const bool wanted = l > 0 || op.du != nullptr;
+        if (wanted && !in_place<L>(in)) pack_panels<L>(op.weights[l] + variable * out * in, in, out, in, packed);
         packed += round_up(in, L::kPanel) * out;
       }
     }

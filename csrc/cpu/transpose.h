@@ -101,8 +101,12 @@ SF_INLINE void gather(const T* from, int64_t stride, int64_t rows, int64_t size,
   int64_t begin = 0;
 #if defined(SF_HAS_SHUFFLES)
   if (rows == kLanes) {
-    for (; begin + 4 <= size; begin += 4) {
-      for (int i = 0; i < kLanes; i += 16) gather_block<kLanes>(from + i * stride + begin, stride, to + begin * kLanes + i);
+    // Sixteen rows by sixteen columns: rows that lie a power of two apart would push each other out of the cache.
+    for (int64_t stop = 0; begin + 4 <= size; begin = stop) {
+      stop = begin + 16 <= size ? begin + 16 : size / 4 * 4;
+      for (int i = 0; i < kLanes; i += 16) {
+        for (int64_t j = begin; j < stop; j += 4) gather_block<kLanes>(from + i * stride + j, stride, to + j * kLanes + i);
+      }
     }
   }
 #endif
