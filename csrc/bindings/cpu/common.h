@@ -22,7 +22,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// A starting thread costs some microseconds; below this many elements a kernel is faster alone.
+// Elements that are worth a thread: a second one breaks even at 8,000 (GroupNorm), 16,000 (AdaIN, Lp-nested) to 32,000
+// (modulate, 0.1 ns each). A waiting thread costs 1 us, but milliseconds where other work holds its core.
 constexpr int64_t kSerialElements = 16384;
 
 // Public functions take no more, so that sizes and strides need no memory of their own.
