@@ -19,6 +19,9 @@ int64_t StrTfmShape::num_parameters() const {
 
 namespace {
 
+// With so few latent dims the gradient of u is dot products instead of a matrix product.
+constexpr int64_t kFewInputs = 2;
+
 // Rows of scratch are padded to the widest level's panel, which the narrower ones divide.
 template <typename T>
 SF_INLINE int64_t padded(int64_t width) {
@@ -154,6 +157,29 @@ SF_INLINE void add_input_gradient(int64_t rows, int64_t out, int64_t in, const T
   }
 }
 
+// delta (rows, out) times the first layer's weight (out, in), a dot product for each element of du: as columns of a
+// panel a few features would be padding for the most part (28 of 690 us, 12 MLPs at batch 128).
+template <class L, typename T = typename L::T>
+SF_INLINE void input_gradient(int64_t rows, int64_t out, int64_t in, const T* delta, int64_t ld, const T* weight,
+                              T* du, int64_t ld_du, T* column) {
+  using Vec = typename L::Vec;
+  const int64_t whole = out / L::kLanes * L::kLanes;
+  for (int64_t j = 0; j < in; ++j) {
+    for (int64_t c = 0; c < out; ++c) column[c] = weight[c * in + j];
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* from = delta + r * ld;
+      Vec sum = Vec{};
+      for (int64_t c = 0; c < whole; c += L::kLanes) {
+        sum += *reinterpret_cast<const Vec*>(from + c) * *reinterpret_cast<const Vec*>(column + c);
+      }
+      T total = 0;
+      for (int l = 0; l < L::kLanes; ++l) total += sum[l];
+      for (int64_t c = whole; c < out; ++c) total += from[c] * column[c];
+      du[r * ld_du + j] = total;
+    }
+  }
+}
+
 template <class L, typename T = typename L::T>
 struct BackwardScratch {
   T* delta;
@@ -235,7 +261,12 @@ SF_INLINE void backward_tile(const StrTfmBackward<T>& op, int64_t first, bool ac
     } else if (op.du != nullptr) {
       const int64_t row = shape.num_variables * in;
       T* du = op.du + first * row + variable * in;
-      gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, weight, du, row, du, row);
+      if (in <= kFewInputs) {
+        input_gradient<L>(rows, out, in, scratch.delta, ld, op.weights[0] + variable * out * in, du, row,
+                          scratch.previous);
+      } else {
+        gemm<L, Store::kPlain, false>(rows, in, out, scratch.delta, ld, weight, du, row, du, row);
+      }
     }
     packed += round_up(in, L::kPanel) * out;
     T* const consumed = scratch.delta;
@@ -261,7 +292,7 @@ SF_INLINE void backward_range(const StrTfmBackward<T>& op, int64_t begin, int64_
       for (int64_t l = shape.num_layers - 1; l >= 0; --l) {
         const int64_t in = shape.widths[l];
         const int64_t out = shape.widths[l + 1];
-        const bool wanted = l > 0 || op.du != nullptr;
+        const bool wanted = l > 0 || (op.du != nullptr && in > kFewInputs);
         if (wanted && !in_place<L>(in)) pack_panels<L>(op.weights[l] + variable * out * in, in, out, in, packed);
         packed += round_up(in, L::kPanel) * out;
       }

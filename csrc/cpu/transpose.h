@@ -105,7 +105,8 @@ SF_INLINE void gather(const T* from, int64_t stride, int64_t rows, int64_t size,
     for (int64_t stop = 0; begin + 4 <= size; begin = stop) {
       stop = begin + 16 <= size ? begin + 16 : size / 4 * 4;
       for (int i = 0; i < kLanes; i += 16) {
-        for (int64_t j = begin; j < stop; j += 4) gather_block<kLanes>(from + i * stride + j, stride, to + j * kLanes + i);
+        const T* rows_from = from + i * stride;
+        for (int64_t j = begin; j < stop; j += 4) gather_block<kLanes>(rows_from + j, stride, to + j * kLanes + i);
       }
     }
   }

