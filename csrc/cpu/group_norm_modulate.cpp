@@ -372,12 +372,14 @@ void read_columns(const GroupNormModulate& m, const ColumnBlock& block, const Gr
   read_channels<T>(m.shift.per_pixel ? none : m.shift, block.sample * m.shift.stride + block.channel, block.cols, 0,
                    k.shift);
   const int64_t each = m.channels / m.groups;
-  for (int64_t j = 0; j < block.cols; ++j) {
-    const Group<C>& group = groups[j / each];
-    k.mean[j] = group.mean;
-    k.slope[j] = k.weight[j] * group.rstd;
-    k.offset[j] = static_cast<C>(k.offset[j] - group.residual * k.slope[j]);
-    k.scale[j] += poison(k.slope[j], k.offset[j]);
+  for (int64_t g = 0; g < block.groups; ++g) {
+    const Group<C> group = groups[g];
+    for (int64_t j = g * each; j < (g + 1) * each; ++j) {
+      k.mean[j] = group.mean;
+      k.slope[j] = k.weight[j] * group.rstd;
+      k.offset[j] = static_cast<C>(k.offset[j] - group.residual * k.slope[j]);
+      k.scale[j] += poison(k.slope[j], k.offset[j]);
+    }
   }
 }
 
@@ -413,12 +415,14 @@ void write_column_sums(const GroupNormModulate& m, const ColumnBlock& block, con
                        const Columns<Compute<T>>& k) {
   using C = Compute<T>;
   const int64_t at = block.sample * m.channels + block.channel, each = m.channels / m.groups;
-  for (int64_t j = 0; j < block.cols; ++j) {
-    const Group<C>& group = groups[j / each];
-    static_cast<C*>(m.dbias_parts)[at + j] = k.scale[j] * k.t[j];
-    static_cast<C*>(m.dweight_parts)[at + j] =
-        k.scale[j] * group.rstd * static_cast<C>(k.td[j] - group.residual * k.t[j]);
-    k.gm[j] += poison(k.slope[j], k.offset[j]);
+  C *const dbias = static_cast<C*>(m.dbias_parts) + at, *const dweight = static_cast<C*>(m.dweight_parts) + at;
+  for (int64_t g = 0; g < block.groups; ++g) {
+    const Group<C> group = groups[g];
+    for (int64_t j = g * each; j < (g + 1) * each; ++j) {
+      dbias[j] = k.scale[j] * k.t[j];
+      dweight[j] = k.scale[j] * group.rstd * static_cast<C>(k.td[j] - group.residual * k.t[j]);
+      k.gm[j] += poison(k.slope[j], k.offset[j]);
+    }
   }
   if (!m.scale.per_pixel) write_channels<T>(m.dscale, at, block.cols, k.gm);
   if (!m.shift.per_pixel) write_channels<T>(m.dshift, at, block.cols, k.g);
