@@ -193,14 +193,29 @@ def scaling(series: Sequence[Series]) -> str:
             + ends
             + [exponent(one.slope(name)) for name in (OURS, "eager", compiled)]
             + [one.wins_from("eager"), one.wins_from(compiled), cell(", ".join(wins)) or "–"]
+            + [growing_memory(one, name) for name in (OURS, "eager")]
         )
     head = ["op", "over", "at", "ms at the first", "ms at the last", "slope", "slope of eager", "slope of compile"]
-    head += ["wins over eager from", "over compile from", "over others from"]
+    head += [
+        "wins over eager from",
+        "over compile from",
+        "over others from",
+        "extra MB at the last (slope)",
+        "of eager",
+    ]
     said = (
         "How cost grows: the slope is the exponent of the time by the size (log-log, over the sizes within a factor of "
-        "32 of the largest); a win is no slower at that size and at every larger one.\n"
+        "32 of the largest); a win is to be no more than 5% slower at that size and at every larger one.\n"
     )
     return f"{said}\n{table(head, body, 3)}"
+
+
+def growing_memory(one: Series, provider: str) -> str:
+    """Megabytes allocated at the largest size, and the exponent of their growth."""
+    known = {value: row["extra_bytes"] for value, row in one.rows.get(provider, {}).items() if row.get("extra_bytes")}
+    if not known:
+        return "–"
+    return f"{known[max(known)] / 1e6:.3g} ({exponent(one.slope(provider, 'extra_bytes'))})"
 
 
 def default_allocator(machine: Machine) -> str:

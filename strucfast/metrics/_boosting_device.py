@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from ._boosting import _SAME, Boosted
+from ._boosting import _BY_VALUE, _SAME, Boosted
 
 # Of the kernel.
 MOST_FEATURES, MOST_ROWS = 1024, 1 << 24
@@ -26,7 +26,7 @@ def bin_features(values: torch.Tensor, max_bins: int | None) -> tuple[torch.Tens
     fresh[:, 1:] = ordered[:, 1:].double() > ordered[:, :-1].double() + _SAME
     if max_bins is not None:
         for f in (fresh.sum(dim=1) > max_bins).nonzero()[:, 0].tolist():
-            fresh[f] = _merge(fresh[f], max_bins)
+            fresh[f] = _merge(fresh[f], ordered[f], max_bins)
     places = fresh.cumsum(dim=1) - 1
     ranks = torch.empty_like(places).scatter_(1, order, places)
     ends = torch.ones_like(fresh)
@@ -40,12 +40,15 @@ def bin_features(values: torch.Tensor, max_bins: int | None) -> tuple[torch.Tens
     return torch.where(ends, order - (1 << 31), order).int(), ranks.int(), low, high
 
 
-def _merge(fresh: torch.Tensor, max_bins: int) -> torch.Tensor:
-    """As on the host: keep the starts of values that come first at or after each of ``max_bins`` equal steps."""
+def _merge(fresh: torch.Tensor, ordered: torch.Tensor, max_bins: int) -> torch.Tensor:
+    """As on the host: keep the starts of values that come first at or after each of ``max_bins`` steps."""
     starts = fresh.nonzero()[:, 0]
-    wanted = torch.arange(max_bins, dtype=torch.float64, device=fresh.device) * (len(fresh) / max_bins)
+    values = ordered.double()
+    share = (values - values[0]) / (values[-1] - values[0])
+    ranks, steps = (torch.arange(n, dtype=torch.float64, device=fresh.device) / n for n in (len(fresh), max_bins))
+    wanted = torch.searchsorted((1 - _BY_VALUE) * ranks + _BY_VALUE * share, steps)
     kept = torch.zeros_like(fresh)
-    kept[starts[torch.searchsorted(starts.double(), wanted).clamp(max=len(starts) - 1)]] = True
+    kept[starts[torch.searchsorted(starts, wanted).clamp(max=len(starts) - 1)]] = True
     kept[0] = True
     return kept
 

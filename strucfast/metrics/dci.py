@@ -140,8 +140,8 @@ def dci(
         factors_train, factors_test: (N, K) and (M, K) integer factor values; real numbers with ``continuous``.
         predictor: "gbt" (boosted trees), "random_forest", "extra_trees", "logistic" (discrete factors only) or "lasso"
             (continuous factors only); the last four are scikit-learn's.
-        bins: for "gbt": None tries every split; 256, say, first merges a code's values into so many bins of equal
-            weight, which is two to three times faster and moves scores in the third digit.
+        bins: for "gbt": None tries every split; 256, say, first merges a code's values into so many bins, about
+            equal in weight and in width, which is two to three times faster and moves scores in the third digit.
         continuous: factors are real numbers, predicted by regression and judged by R^2.
         seed: of what is random: which of several codes that split equally well is taken, the forests' samples.
         code_names, factor_names: D and K names for the printed table.

@@ -167,7 +167,7 @@ def test_scaling_rows_are_a_table_and_a_plot_of_their_own(root):
         "torch.compile": lambda n: 1e-4 * n,
     }
     rows = [
-        result(name, cost[name](n), op="mmd", case=f"batch {n}, D 10", axis="batch", value=n)
+        result(name, cost[name](n), op="mmd", case=f"batch {n}, D 10", axis="batch", value=n, extra_bytes=n * 1000)
         for name in cost
         for n in (32, 128, 512, 2048)
     ]
@@ -178,6 +178,7 @@ def test_scaling_rows_are_a_table_and_a_plot_of_their_own(root):
     assert (row["op"], row["over"], row["at"]) == ("mmd", "batch 32 to 2048", "D 10, both, float32, contiguous")
     assert (row["ms at the first"], row["ms at the last"]) == ("0.032", "2.05")
     assert row["slope"] == "1.00" and float(row["slope of eager"]) == pytest.approx(2.0, abs=0.05)
+    assert row["extra MB at the last (slope)"] == row["of eager"] == "2.05 (1.00)"
     assert (row["wins over eager from"], row["over compile from"]) == ("128", "no size measured")
     assert [row["op"] for row in table_with(page, "p20-p80 ms")] == ["modulate"]
     svg = "{http://www.w3.org/2000/svg}"
