@@ -27,8 +27,10 @@ test: setup
 demo: setup
 	$(PY) -m strucfast demo
 
+# STRUCFAST_FULL=1 make bench runs every size with every provider.
 bench: setup
-	$(PY) -m pytest --benchmark benchmarks
+	@test "$$STRUCFAST_FULL" = 1 && echo "every size, every provider: much longer than the 9 minutes of the usual run" || echo "about 9 minutes on two cores; STRUCFAST_FULL=1 make bench runs every size with every provider"
+	$(PY) -m pytest --benchmark
 
 lint: setup
 	$(PY) -m ruff check .

@@ -1,4 +1,8 @@
-"""str_tfm against a loop of MLP modules (how structural decoders are written) and against batched products."""
+"""str_tfm against a loop of MLP modules (how structural decoders are written) and against batched products.
+
+Only STRUCFAST_FULL=1 compiles the batched products (torch.compile) for every case; by default for the SAE's and the
+widest.
+"""
 
 from itertools import pairwise
 
@@ -6,6 +10,7 @@ import pytest
 import torch
 
 import strucfast as sf
+from benchmarks import _timing
 from benchmarks._passes import DIRECTIONS, bytes_of, leaves, passes, per_direction
 from benchmarks.baselines.str_tfm import LoopStrTfm, bmm_str_tfm
 
@@ -16,6 +21,7 @@ CASES = {
     "3 x 4-64-64-64-128, N 128": (128, 3, (4, 64, 64, 64, 128)),
     "16 x 2-64-128-256-256, N 32": (32, 16, (2, 64, 128, 256, 256)),
 }
+COMPILED = ("12 x 1-64-64-64-128, N 128", "16 x 2-64-128-256-256, N 32")
 
 
 @pytest.mark.compiles
@@ -30,13 +36,14 @@ def test_str_tfm(compare, case, direction):
     (u,) = leaves(torch.randn(n, d, widths[0]))
     weights, biases = leaves(*weights), leaves(*biases)
     stacked, looped = [u, *weights, *biases], [u, *loop.parameters()]
-    compiled = torch.compile(bmm_str_tfm, dynamic=False)
     providers = {
         "strucfast": passes(lambda: sf.ops.str_tfm(u, weights, biases), stacked, direction),
         "eager": passes(lambda: loop(u), looped, direction),
         "bmm": passes(lambda: bmm_str_tfm(u, weights, biases), stacked, direction),
-        "torch.compile": passes(lambda: compiled(u, weights, biases), stacked, direction),
     }
+    if _timing.full() or case in COMPILED:
+        compiled = torch.compile(bmm_str_tfm, dynamic=False)
+        providers["torch.compile"] = passes(lambda: compiled(u, weights, biases), stacked, direction)
     outputs = 4 * n * d * widths[-1]
     moved = per_direction(direction, bytes_of(*stacked) + outputs, 2 * bytes_of(*stacked) + outputs)
     # One of each Mish and of each scale.
