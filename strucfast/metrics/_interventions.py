@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 
@@ -31,6 +33,13 @@ class SharedValues:
             raise ValueError(
                 "factors: expected a factor with at least two values, one of them in at least two rows, got none"
             )
+
+    def fixed(self, total: int, chunk: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+        """Factors to fix, and for how many of ``total`` batches each, at most ``chunk`` at once, in order."""
+        counts = rng.multinomial(total, np.full(len(self.usable), 1 / len(self.usable)))
+        for factor, count in zip(self.usable, counts):
+            for begin in range(0, count, chunk):
+                yield int(factor), min(chunk, count - begin)
 
     def draw(self, factor: int, count: int, batch: int, rng: np.random.Generator) -> np.ndarray:
         """(count, batch) rows, the value of ``factor`` the same along each row of the result; with replacement."""

@@ -134,17 +134,15 @@ def beta_vae_score(
 
 def _points(codes: np.ndarray, groups: SharedValues, total: int, batch: int, rng: np.random.Generator):
     """(total, D) mean differences and the (total,) factors that were fixed."""
-    counts = rng.multinomial(total, np.full(len(groups.usable), 1 / len(groups.usable)))
-    points = np.empty((total, codes.shape[1]))
+    points, fixed = np.empty((total, codes.shape[1])), np.empty(total, np.int64)
     at = 0
-    for factor, count in zip(groups.usable, counts):
-        for begin in range(0, count, _CHUNK):
-            size = min(_CHUNK, count - begin)
-            first, other = groups.draw_pairs(factor, size * batch, rng)
-            distance = np.abs(codes[first] - codes[other])
-            points[at : at + size] = distance.reshape(size, batch, -1).mean(axis=1)
-            at += size
-    return points, np.repeat(groups.usable, counts)
+    for factor, size in groups.fixed(total, _CHUNK, rng):
+        first, other = groups.draw_pairs(factor, size * batch, rng)
+        distance = np.abs(codes[first] - codes[other])
+        points[at : at + size] = distance.reshape(size, batch, -1).mean(axis=1)
+        fixed[at : at + size] = factor
+        at += size
+    return points, fixed
 
 
 def _predict(train: np.ndarray, labels: np.ndarray, wanted: tuple[np.ndarray, ...]) -> list[np.ndarray]:

@@ -157,12 +157,10 @@ def factor_vae_score(
         scaled = codes[:, active].astype(np.float64) / std[active]
         ones = np.ones(scaled.shape[1])
         for part, total in zip(votes, (num_train, num_eval)):
-            counts = rng.multinomial(total, np.full(len(groups.usable), 1 / len(groups.usable)))
-            for factor, count in zip(groups.usable, counts):
-                for begin in range(0, count, _CHUNK):
-                    rows = groups.draw(factor, min(_CHUNK, count - begin), batch_size, rng)
-                    winners = np.bincount(least_varying(scaled[rows], ones), minlength=len(ones))
-                    part[factor, active] += winners
+            for factor, count in groups.fixed(total, _CHUNK, rng):
+                rows = groups.draw(factor, count, batch_size, rng)
+                winners = np.bincount(least_varying(scaled[rows], ones), minlength=len(ones))
+                part[factor, active] += winners
     classifier, train_accuracy, score = majority_vote(*votes)
     classifier = np.where(active, classifier, -1)
     asked = votes[1].sum(axis=1)

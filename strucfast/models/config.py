@@ -104,14 +104,11 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def from_dict(kind: type[Config], values: dict[str, Any], *, complete: bool = False) -> Config:
-    """Build a config of ``kind`` from plain values.
-
-    Args:
-        complete: every field must be given (a saved config), instead of falling back to its default.
+def from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Build a config of ``kind`` from plain values; a field that is not given takes its default.
 
     Raises:
-        ValueError: an unknown or missing field, or a value out of range. TypeError: a value of the wrong type.
+        ValueError: an unknown field, or a value out of range. TypeError: a value of the wrong type.
     """
     hints = typing.get_type_hints(kind)
     for name in values:
@@ -119,9 +116,6 @@ def from_dict(kind: type[Config], values: dict[str, Any], *, complete: bool = Fa
             near = difflib.get_close_matches(name, hints, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"fields are {', '.join(hints)}"
             raise ValueError(f"{name!r} is no field of {kind.__name__}; {hint}")
-    missing = [name for name in hints if name not in values]
-    if complete and missing:
-        raise ValueError(f"field {missing[0]!r} of {kind.__name__} is missing")
     return kind(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
 
 

@@ -306,7 +306,7 @@ def _rebuild(header: dict[str, Any]) -> Autoencoder:
     if not isinstance(header.get("name"), str) or not isinstance(header.get("config"), dict):
         raise ValueError(f"stage1_model: expected a name and a config, got {header!r}")
     kind, _ = family(header["name"])
-    return kind(header["name"], from_dict(kind.config_type, header["config"], complete=True))
+    return kind(header["name"], from_dict(kind.config_type, header["config"]))
 
 
 def _check_fit(stage1: Autoencoder, config: MSVAEConfig) -> None:

@@ -33,7 +33,7 @@ def save(model: Autoencoder, directory: str | os.PathLike) -> None:
 
 
 def load(directory: str | os.PathLike, *, device: str | torch.device = "cpu") -> Autoencoder:
-    """Read a model's folder.
+    """Read a model's folder. Fields that its config lacks, as they were added later, take their defaults.
 
     Raises:
         FileNotFoundError: a missing file. ValueError: a corrupt, truncated or foreign file; names file and field.
@@ -48,7 +48,7 @@ def load(directory: str | os.PathLike, *, device: str | torch.device = "cpu") ->
         tensors = safetensors.torch.load(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
-    model = _checked(directory / CONFIG_FILE, lambda: kind(name, from_dict(kind.config_type, values, complete=True)))
+    model = _checked(directory / CONFIG_FILE, lambda: kind(name, from_dict(kind.config_type, values)))
     _check_tensors(path, model, tensors)
     dtype = tensors[next(iter(tensors))].dtype
     model.to(device=device, dtype=dtype)

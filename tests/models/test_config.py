@@ -29,10 +29,10 @@ def test_round_trip_through_json():
     )
     values = json.loads(json.dumps(to_dict(config)))
     assert values["groups"] == [[0, 1], [2]] and values["stage"] == {"name": "vae", "config": {"hidden": [4, 4]}}
-    loaded = from_dict(FamilyConfig, values, complete=True)
+    loaded = from_dict(FamilyConfig, values)
     assert loaded.groups == ((0, 1), (2,)) and loaded.scales == (1.0,) and loaded.dataset_size == 7
     assert to_dict(loaded) == to_dict(config) and loaded.weight == 2.0 and isinstance(loaded.weight, float)
-    assert from_dict(FamilyConfig, to_dict(FamilyConfig()), complete=True) == FamilyConfig()
+    assert from_dict(FamilyConfig, to_dict(FamilyConfig())) == FamilyConfig()
     # A config does not share its dicts with the caller.
     values["stage"]["config"]["hidden"].append(1)
     assert loaded.stage["config"]["hidden"] == [4, 4]
