@@ -18,7 +18,7 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {SAE: PlainSAE, VLAE: PlainVLAE
 OPS = {
     "sae-12": ("group_norm_modulate", "str_tfm"),
     "vlae-12": ("group_norm_modulate",),
-    "beta-tcvae": ("group_norm_modulate", "aggregate_log_density"),
+    "beta-tcvae": ("group_norm_modulate", "kl_terms"),
 }
 # Relative differences of the losses; a bfloat16 net rounds every activation to 8 bits.
 LOSS_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
