@@ -31,12 +31,12 @@ def _build(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -
         return [result] if isinstance(result, torch.Tensor) else _flat(result)
 
     if direction == "both":
-        upstream = [torch.ones_like(o) for o in outputs_of()]
+        upstream = [torch.rand_like(o) for o in outputs_of()]
         return lambda: torch.autograd.grad(outputs_of(), leaves, upstream)
     # What torch.compile saved for the backward would otherwise be given away by its first run.
     with torch._functorch.config.patch(donated_buffer=False):
         outputs = outputs_of()
-        upstream = [torch.ones_like(o) for o in outputs]
+        upstream = [torch.rand_like(o) for o in outputs]
         torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
 

@@ -317,18 +317,21 @@ def test_shares_of_the_ceilings(monkeypatch):
     assert _ceilings.shares(1.0, None, None) == {}
 
 
-def test_the_ceilings_own_exp_is_exp():
-    own = _ceilings._own_exp()
+def test_the_ceilings_own_functions_do_what_they_say():
+    own = _ceilings._own()
     if own is None:
         pytest.skip("needs a C++ compiler (g++, or the one that CXX names)")
-    values, out = torch.linspace(-10, 10, 1001), torch.zeros(1001)
-    own(values.data_ptr(), out.data_ptr(), 1000, 3)
+    values, out = torch.linspace(-10, 10, 1008), torch.zeros(1008)
+    own.exp_many(values.data_ptr(), out.data_ptr(), 1000, 3)
     torch.testing.assert_close(out[:1000], values[:1000].exp(), rtol=1e-6, atol=0)
-    assert out[1000] == 0
+    assert out[1000:].eq(0).all()
+    own.copy_past_caches(values.data_ptr(), out.data_ptr(), 992)
+    assert torch.equal(out[:992], values[:992]) and not torch.equal(out, values)
 
 
 def test_without_a_compiler_torch_sets_the_ceiling(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(_ceilings, "_own", _ceilings._own.__wrapped__)
     monkeypatch.setattr(_ceilings, "_best_seconds", lambda call: (call(), 1.0)[1])
     assert _ceilings.exp_per_s() == (50 * _ceilings.EXPS_PER_THREAD * torch.get_num_threads(), "torch.exp")
 
