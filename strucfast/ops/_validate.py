@@ -1,6 +1,7 @@
 """Checks of shapes, dtypes and devices for the public functions; never of values, which would synchronise."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 
@@ -34,6 +35,11 @@ def is_plain(x: object, affine: Sequence, per_channel: Sequence = ()) -> bool:
             if value.shape != shape[1:2]:
                 return False
     return True
+
+
+def is_int(value: object) -> bool:
+    """An int or one of numpy's; a bool is neither."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_float_tensor(function: str, argument: str, value: object) -> None:

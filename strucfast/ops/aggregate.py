@@ -89,7 +89,7 @@ def arguments(
     dtype = compute_dtype(z)
     if z.dtype is not dtype or mean.dtype is not dtype or logvar.dtype is not dtype:
         z, mean, logvar = z.to(dtype), mean.to(dtype), logvar.to(dtype)
-    return (z, mean, logvar), (WEIGHTS.index(weights), dataset_size, offset or 0, labels)
+    return (z, mean, logvar), (WEIGHTS.index(weights), int(dataset_size), offset or 0, labels)
 
 
 def _check_shapes(name: str, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> None:
@@ -108,7 +108,7 @@ def _check_shapes(name: str, z: torch.Tensor, mean: torch.Tensor, logvar: torch.
 def _check_weights(
     name: str, samples: int, posteriors: int, weights: str, dataset_size: object, offset: object
 ) -> None:
-    if not isinstance(dataset_size, int) or isinstance(dataset_size, bool):
+    if not _validate.is_int(dataset_size):
         raise TypeError(
             f"{name}: dataset_size must be an int under weights={weights!r}, got {type(dataset_size).__name__}"
         )
@@ -134,7 +134,7 @@ def _group_labels(name: str, dims: int, groups: Sequence[Sequence[int]]) -> tupl
         if len(group) == 0:
             raise ValueError(f"{name}: groups[{number}] must name at least one dim, got none")
         for dim in group:
-            if not isinstance(dim, int) or isinstance(dim, bool):
+            if not _validate.is_int(dim):
                 raise TypeError(f"{name}: groups[{number}] must hold ints, got {type(dim).__name__}")
             if not 0 <= dim < dims:
                 raise ValueError(f"{name}: groups[{number}] must hold dims in [0, {dims}), got {dim}")

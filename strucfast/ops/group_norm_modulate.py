@@ -60,11 +60,11 @@ def group_norm_modulate(
             if value is not None:
                 _validate.check_affine("group_norm_modulate", argument, value, x)
         weight, bias, scale, shift = _validate.unify_parameters(x, (weight, bias, scale, shift))
-    return dispatch(SPEC, (x, weight, bias, scale, shift), (num_groups, code, float(eps)))
+    return dispatch(SPEC, (x, weight, bias, scale, shift), (int(num_groups), code, float(eps)))
 
 
 def _check_groups(x: torch.Tensor, num_groups: int, eps: float) -> None:
-    if not isinstance(num_groups, int) or isinstance(num_groups, bool):
+    if not _validate.is_int(num_groups):
         raise TypeError(f"group_norm_modulate: num_groups must be an int, got {type(num_groups).__name__}")
     if num_groups < 1 or x.shape[1] % num_groups != 0:
         raise ValueError(

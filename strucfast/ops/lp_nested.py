@@ -63,7 +63,7 @@ def lp_nested_log_prob(
         z = z.float()
     if not (p0.dtype in _WIDE and p.dtype in _WIDE and scale.dtype in _WIDE):
         p0, p, scale = (t if t.dtype in _WIDE else t.float() for t in (p0, p, scale))
-    return dispatch(SPEC, (z, p0, p, scale), (sizes,))
+    return dispatch(SPEC, (z, p0, p, scale), (tuple(map(int, sizes)),))
 
 
 _WIDE = (torch.float32, torch.float64)
@@ -73,7 +73,7 @@ def _check_shapes(z: torch.Tensor, sizes: tuple, p0: torch.Tensor, p: torch.Tens
     if z.dim() != 2:
         raise ValueError(f"{_NAME}: z must be (N, n), got shape {tuple(z.shape)}")
     for size in sizes:
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not _validate.is_int(size):
             raise TypeError(f"{_NAME}: sizes must be ints, got {type(size).__name__} in {sizes}")
     if not sizes or min(sizes) < 1 or sum(sizes) != z.shape[1]:
         raise ValueError(f"{_NAME}: sizes must be positive and sum to the {z.shape[1]} dims of z, got {sizes}")

@@ -2,9 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
+import strucfast as sf
 from strucfast.ops import _validate
 
 X = torch.randn(2, 6, 4)
@@ -68,3 +70,19 @@ def test_mixed_dtypes_are_valid_but_not_plain():
     x = X.bfloat16()
     assert not _validate.is_plain(x, (X, None)) and not _validate.is_plain(x, (None,), (torch.ones(6),))
     assert [t.dtype for t in _thorough(x, (X, X.bfloat16()))] == [torch.float32, torch.float32]
+
+
+def test_integers_of_numpy_are_integers():
+    z = torch.randn(4, 3)
+    sized = sf.ops.aggregate_log_density(z, z, z, dataset_size=9, groups=[[0, 2], [1]])
+    groups = [np.array([0, 2]), np.arange(1, 2)]
+    of_numpy = sf.ops.aggregate_log_density(z, z, z, dataset_size=np.int64(9), groups=groups)
+    torch.testing.assert_close(of_numpy, sized, rtol=0, atol=0)
+    exponents = torch.tensor(2.0), torch.tensor([2.0, 2.0]), torch.tensor(1.0)
+    expected = sf.ops.lp_nested_log_prob(z, (1, 2), *exponents)
+    torch.testing.assert_close(sf.ops.lp_nested_log_prob(z, np.array([1, 2]), *exponents), expected, rtol=0, atol=0)
+    expected = sf.ops.group_norm_modulate(X, 3)
+    torch.testing.assert_close(sf.ops.group_norm_modulate(X, np.int32(3)), expected, rtol=0, atol=0)
+    for value in (True, np.bool_(True), 3.0):
+        with pytest.raises(TypeError, match="num_groups must be an int"):
+            sf.ops.group_norm_modulate(X, value)
