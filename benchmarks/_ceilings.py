@@ -116,8 +116,13 @@ def _own() -> ctypes.CDLL | None:
 
 @functools.cache
 def measure() -> dict:
-    """``meta["ceilings"]`` of a result file; measured once in a process, in about two seconds."""
-    (copy, copied_by), (exps, exp_by) = copy_gb_per_s(), exp_per_s()
+    """``meta["ceilings"]`` of a result file; measured once in a process, in about five seconds."""
+    found = []
+    for pause in (0.0, 1.0, 1.0):
+        # A shared machine has slow seconds.
+        time.sleep(pause)
+        found.append((copy_gb_per_s(), exp_per_s()))
+    (copy, copied_by), (exps, exp_by) = (max(kind) for kind in zip(*found))
     return {
         "copy_gb_per_s": round(copy, 2),
         "copy_by": copied_by,
