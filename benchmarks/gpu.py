@@ -349,42 +349,11 @@ def bench_str_tfm() -> None:
             )
 
 
-def bench_aggregate(batch: int, dims: int) -> None:
-    """Total correlation's densities: bound by one exponential per (sample, posterior, dim), two in the backward."""
-    import strucfast as sf
-    from benchmarks._passes import leaves, passes
-    from benchmarks.baselines import total_correlation
+def bench_losses(maker: Callable) -> None:
+    """A density or statistic: bound by exponentials and by launches, not by memory."""
+    from benchmarks import gpu_losses
 
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    size = 737_280
-    mean, logvar = torch.randn(batch, dims, device="cuda"), 0.5 * torch.randn(batch, dims, device="cuda") - 2.0
-    inputs = leaves(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean), mean, logvar)
-
-    def ours():
-        q = sf.ops.aggregate_log_density(*inputs, dataset_size=size)
-        return q.joint, q.marginal.sum(dim=1)
-
-    functions = {"strucfast": ours}
-    # Eager holds some eight (B, B, D) tensors for the backward.
-    if 8 * 4 * batch * batch * dims < 0.5 * torch.cuda.mem_get_info()[0]:
-        weights = total_correlation.log_importance_weights(batch, size, torch.device("cuda"))
-        eager = total_correlation.aggregate_densities
-        compiled = torch.compile(eager, dynamic=False)
-        functions["eager"] = lambda: eager(*inputs, weights)
-        functions["torch.compile"] = lambda: compiled(*inputs, weights)
-    for direction, exponentials in (("forward", 1), ("both", 3)):
-        providers = {name: passes(f, inputs, direction) for name, f in functions.items()}
-        stats = _timing.compare(providers, device="cuda", seconds=1.0)
-        save(_results.rows_of("aggregate", f"B {batch}, D {dims}", direction, torch.float32, "contiguous", stats))
-        ours_ms = stats["strucfast"].median_ms
-        rate = exponentials * batch * batch * dims / (ours_ms * 1e-3)
-        ratios = "  ".join(f"{n} {s.median_ms / ours_ms:.2f}x" for n, s in stats.items() if n != "strucfast")
-        print(
-            f"aggregate B {batch}, D {dims} {direction:<8} {ours_ms * 1e3:9.1f} us  {rate / 1e12:.2f}e12 exp/s"
-            f" of {exponential_limit() / 1e12:.2f}e12  {ratios}",
-            flush=True,
-        )
+    save(gpu_losses.measure(maker(), "cuda", exps_per_s=exponential_limit()))
 
 
 def exponential_limit() -> float:
@@ -490,13 +459,15 @@ def bench_dci() -> None:
 
 
 def bench(clock: Clock) -> int:
+    from benchmarks import gpu_losses
+
     bandwidth = copy_bandwidth()
     print(f"copy: {bandwidth / 1e12:.2f} TB/s", flush=True)
     save([], copy_gb_per_s=round(bandwidth / 1e9, 1))
     work = [(f"kernels {case}", lambda case=case: bench_kernels(case, bandwidth)) for case in cases()]
     work += [(f"histogram {name}", lambda name=name: bench_histogram(name, bandwidth)) for name in HISTOGRAMS]
     work += [("dci", bench_dci), ("str_tfm", bench_str_tfm)]
-    work += [(f"aggregate {b}", lambda b=b: bench_aggregate(b, 10)) for b in (2048, 4096, 8192, 16384)]
+    work += [(name, lambda maker=maker: bench_losses(maker)) for name, maker in gpu_losses.cases()]
     # torch.compile needs seconds for each shape: it is compared at two sizes.
     work += [(f"users {case}", lambda case=case: bench_users(case, compiled=case.size in (16, 64))) for case in cases()]
     return run_all(work, clock)

@@ -1,5 +1,6 @@
 """benchmarks/gpu.py as far as a machine without a GPU can tell."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _timing, gpu
+from benchmarks import _results, _timing, gpu, gpu_losses
 from strucfast.metrics import _device, _histogram
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def test_a_failing_piece_does_not_stop_the_others(monkeypatch, capsys):
 def test_results_of_earlier_parts_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
     monkeypatch.setenv("COMMIT", "abc123")
-    monkeypatch.setattr(_timing, "device_name", lambda device="cpu": "Some Card")
+    monkeypatch.setattr(_results, "device_name", lambda device="cpu": "Some Card")
     stats = _timing.Stats(2.0, 1.5, 2.5)
     case = gpu.Case("modulate", 8, torch.float32, "contiguous")
     gpu.save([], copy_gb_per_s=4000.0)
@@ -97,3 +98,41 @@ def test_triton_kernels_import_from_a_checkout():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("strucfast.triton_kernels") and "triton_kernels/__init__.py" in result.stdout
+
+
+SMALL = [
+    lambda: gpu_losses.aggregate(16, 3, "cpu"),
+    lambda: gpu_losses.kl_terms(16, 3, "cpu"),
+    lambda: gpu_losses.lp_nested(8, "cpu"),
+    lambda: gpu_losses.mmd(8, 3, "cpu"),
+    lambda: gpu_losses.mmd_dimwise(8, 3, "cpu"),
+    lambda: gpu_losses.hsic(8, 3, "cpu"),
+]
+
+
+@pytest.mark.parametrize("maker", SMALL)
+def test_losses_are_checked_and_timed(monkeypatch, maker):
+    monkeypatch.setattr(_timing.compare, "__kwdefaults__", {**_timing.compare.__kwdefaults__, "rounds": 3})
+    case = maker()
+    rows = gpu_losses.measure(case, "cpu", exps_per_s=1e12, compiled=False)
+    assert [(r["direction"], r["provider"]) for r in rows] == [
+        (d, p) for d in ("forward", "both") for p in ("strucfast", "eager")
+    ]
+    for row in rows:
+        assert set(_results.KEY) <= set(row) and row["median_ms"] > 0
+        if row["provider"] == "strucfast" and case.exps_forward:
+            passes = 1 if row["direction"] == "forward" else 2
+            expected = passes * case.exps_forward / (row["median_ms"] * 1e-3) / 1e12
+            assert row["share_of_exp"] == pytest.approx(expected, rel=1e-2, abs=1e-4)
+
+
+def test_losses_that_differ_from_eager_get_no_figures():
+    good = gpu_losses.lp_nested(8, "cpu")
+    wrong = dataclasses.replace(good, ours=lambda: good.ours() * 1.1)
+    with pytest.raises(RuntimeError, match="no figures for lp_nested_log_prob 8 x"):
+        gpu_losses.measure(wrong, "cpu", compiled=False)
+
+
+def test_every_loss_has_a_gpu_case():
+    names = {name.split()[0] for name, _ in gpu_losses.cases()}
+    assert names == {"kl_terms", "aggregate", "lp_nested", "mmd", "mmd_dimwise", "hsic"}
