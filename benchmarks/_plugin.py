@@ -40,7 +40,7 @@ class Run:
         """
         if self.save_to is not None:
             known = about or _results.meta(allocator=self.allocator, ceilings=_ceilings.measure())
-            _results.record(_results.results_path(allocator=known["allocator"]), known, rows)
+            _results.record(_results.results_path(allocator=known["allocator"]), known, rows, whole=True)
         # The table says where rows come from; in the files the meta does.
         if about is not None:
             rows = [row | {"allocator": about["allocator"]} for row in rows]

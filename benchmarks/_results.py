@@ -32,7 +32,7 @@ def device_name(device: str = "cpu") -> str:
 
 def meta(device: str = "cpu", allocator: str = "default", ceilings: dict | None = None) -> dict:
     about = {
-        "commit": os.environ.get("COMMIT") or _ask("git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"),
+        "commit": os.environ.get("COMMIT") or _commit(),
         "device": device_name(device),
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
@@ -54,6 +54,13 @@ def _triton_version() -> str | None:
     except ImportError:
         return None
     return triton.__version__
+
+
+def _commit() -> str | None:
+    commit = _ask("git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD")
+    command = ("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
+    changed = _ask(*command)
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 @functools.cache
@@ -99,9 +106,15 @@ def _known(path: Path) -> dict[tuple, dict]:
         raise CannotSave(f"{path} is no result file ({error}); move it away") from None
 
 
-def record(path: Path, about: dict, rows: list[dict]) -> None:
-    """Merge rows into a result file, the newest for a key; replaced in one step, so that a kill leaves the old."""
+def record(path: Path, about: dict, rows: list[dict], *, whole: bool = False) -> None:
+    """Merge rows into a result file, the newest for a key; replaced in one step, so that a kill leaves the old.
+
+    ``whole``: the rows are all providers of their comparisons, so that no ratio is taken over an older run's figure.
+    """
     known = _known(path)
+    if whole:
+        measured = {tuple(row[k] for k in KEY[:-1]) for row in rows}
+        known = {key: row for key, row in known.items() if key[:-1] not in measured}
     known |= {tuple(row[k] for k in KEY): row for row in rows}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:

@@ -59,7 +59,7 @@ def performance(machines: Sequence[Machine], profiles: Profiles, newcomers: Newc
 
 def facts(meta: dict) -> str:
     """Commit, date, versions, load, allocator and what the machine can do at most."""
-    found = [f"commit {str(meta['commit'])[:10]}"] if meta["commit"] else []
+    found = [f"commit {str(meta['commit'])[:16]}"] if meta["commit"] else []
     found += [str(meta["date"]), f"torch {meta['torch']}"]
     found += [f"{name} {meta[name]}" for name in ("triton", "driver") if meta[name]]
     found += [f"{meta['threads']} threads"] if meta["threads"] else []

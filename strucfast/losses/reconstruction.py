@@ -49,7 +49,8 @@ def gaussian_reconstruction(
         if isinstance(scale, torch.Tensor):
             squares = ((target - mean) / scale.to(mean.dtype)).square().sum()
         else:
-            squares = F.mse_loss(mean, target, reduction="sum") / scale**2
+            # Twice, as the square of a small or large scale leaves float32.
+            squares = F.mse_loss(mean, target, reduction="sum") / scale / scale
         return (0.5 * squares + log_scale) / mean.shape[0] + constant
 
 

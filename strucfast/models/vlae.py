@@ -89,7 +89,10 @@ class LadderEncoder(nn.Module):
             x = block(x)
             if index in self.places:
                 # Not amax: it shares a gradient among equal maxima, in four passes over the map instead of one.
-                pooled[index] = F.adaptive_max_pool2d(x, 1).flatten(1)
+                if torch.are_deterministic_algorithms_enabled() and x.is_cuda:
+                    pooled[index] = x.amax(dim=(2, 3))
+                else:
+                    pooled[index] = F.adaptive_max_pool2d(x, 1).flatten(1)
         # The code keeps float32 also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             features = torch.stack([pooled[place] for place in self.places])

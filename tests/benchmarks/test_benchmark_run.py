@@ -247,6 +247,16 @@ def test_the_newest_row_of_a_key_is_kept(tmp_path):
     assert [r["median_ms"] for r in json.loads(path.read_text())["results"]] == [3, 2]
 
 
+def test_rivals_of_an_older_run_do_not_stay_beside_new_figures(tmp_path):
+    path = tmp_path / "cpu.json"
+    row = dict.fromkeys(_results.KEY, "x")
+    others = [row | {"op": "y", "provider": name, "median_ms": 1} for name in ("strucfast", "eager")]
+    _results.record(path, {}, [*others, row | {"provider": "eager", "median_ms": 1}])
+    _results.record(path, {}, [row | {"provider": "strucfast", "median_ms": 2}], whole=True)
+    found = json.loads(path.read_text())["results"]
+    assert found == [*others, row | {"provider": "strucfast", "median_ms": 2}]
+
+
 def test_the_default_allocator_has_its_own_file(monkeypatch, tmp_path):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
     warm, default = (_results.results_path(allocator=name) for name in ("warm (mmap_max 0, no trim)", "default"))

@@ -1,5 +1,7 @@
 """The Bernoulli reconstruction term against its definition in float64."""
 
+import math
+
 import pytest
 import torch
 
@@ -84,6 +86,13 @@ def test_unit_gaussian_has_the_gradient_of_half_the_squared_error():
     mean, target = _float64(4, 3).requires_grad_(), _float64(4, 3, seed=1)
     sf.losses.gaussian_reconstruction(mean, target).backward()
     torch.testing.assert_close(mean.grad, (mean.detach() - target) / 4)
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1e200])
+def test_a_scale_whose_square_leaves_float32(scale):
+    same = torch.ones(2, 3)
+    loss = sf.losses.gaussian_reconstruction(same, same, scale).item()
+    assert loss == pytest.approx(3 * (math.log(scale) + 0.5 * math.log(2 * math.pi)))
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((5, 7), 1), ((5, 7, 3, 2), 1), ((5, 3, 2, 7), -1), ((5, 3, 7, 2), 2)])

@@ -131,3 +131,35 @@ def test_half_features_of_one_pixel_are_computed_in_float32(dtype):
     assert ours.dtype is dtype
     # One rounding of a float32 result: half a unit in the last place, the reference's own half beside it.
     torch.testing.assert_close(ours, exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 32, 32), (2, 48, 40, 24)])
+def test_sums_over_many_tiles_do_not_depend_on_the_threads(shape):
+    """In channels-last memory the height of a tile follows from the number of threads."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
+    tensors = [t.requires_grad_() for t in (x, *torch.randn(2, *shape[:2], generator=generator))]
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(_value_and_gradients(ops.modulate, tensors))
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others))
+
+
+def test_which_features_of_one_pixel_go_to_aten():
+    x, scale, shift = torch.randn(3, 4, 6)
+    assert torch.equal(ops.modulate(x, scale, shift), torch.addcmul(shift, x, scale))
+    tensors = [t.clone().requires_grad_() for t in (x, scale, shift)]
+    assert torch.equal(ops.modulate(*tensors), x * scale + shift)
+    assert "Add" in type(ops.modulate(*tensors).grad_fn).__name__
+    if _native.missing("cpu") is not None:
+        pytest.skip(f"build the CPU half: {_native.missing('cpu')}")
+    for other in (tensors[0][..., None], tensors[0].bfloat16()):
+        assert "Fused" in type(ops.modulate(other, *tensors[1:]).grad_fn).__name__
+    with use_backend("cpp"):
+        assert "Fused" in type(ops.modulate(*tensors).grad_fn).__name__
