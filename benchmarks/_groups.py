@@ -3,7 +3,7 @@
 A group is an op and a direction, and for scaling series what grows: "modulate both", "modulate both over batch".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import _timing
@@ -90,13 +90,20 @@ class Count:
         total = len(self.ran) + len(self.excused) + len(self.missing)
         found = [f"{len(self.ran)} of {total} groups ran"]
         found += [f"left out: {group}: {reason}" for group, reason in self.excused.items()]
-        found += [f"MISSING: {group}: no comparison, and no test of its file says why" for group in self.missing]
+        found += [
+            f"MISSING: {group}: no comparison, and the skips of its file do not say why" for group in self.missing
+        ]
         found += [f"UNDECLARED: {group}: add it to benchmarks/_groups.py" for group in self.undeclared]
         return found
 
 
-def count(groups: Iterable[str], skips: Mapping[str, str], expected: Mapping[str, Share] | None = None) -> Count:
-    """``skips``: file's stem -> reason of its skipped tests, empty where none was stated."""
+def count(
+    groups: Iterable[str], skips: Mapping[str, Sequence[str | None]], expected: Mapping[str, Share] | None = None
+) -> Count:
+    """``skips``: file's stem -> for each of its tests the reason of its skip, empty for none stated, None if it ran.
+
+    Only a file whose tests were all skipped, each with a reason, is excused: one that ran may have lost a group.
+    """
     expected = EXPECTED if expected is None else expected
     found, excused, missing = set(groups), {}, []
     declared = {
@@ -106,8 +113,9 @@ def count(groups: Iterable[str], skips: Mapping[str, str], expected: Mapping[str
     }
     for group, file in declared.items():
         if group not in found:
-            if skips.get(file):
-                excused[group] = skips[file]
+            reasons = skips.get(file, ())
+            if reasons and all(reasons):
+                excused[group] = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
             else:
                 missing.append(group)
     ran = tuple(group for group in declared if group in found)

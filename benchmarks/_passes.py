@@ -1,12 +1,14 @@
 """Forward, backward and both of a function of tensors, as callables for the timer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from benchmarks import _precompile
 
 DIRECTIONS = ("forward", "backward", "both")
+# Values of one output that are compared: at larger sizes only some rows.
+COMPARED = 1 << 20
 
 
 def passes(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -> Callable[[], object]:
@@ -39,6 +41,27 @@ def _build(function: Callable, leaves: Sequence[torch.Tensor], direction: str) -
         upstream = [torch.rand_like(o) for o in outputs]
         torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
+
+
+def agree(functions: Mapping[str, Callable], direction: str, rtol: float, atol: float) -> None:
+    """Raises AssertionError where a provider's values are not those of "strucfast": its ratio would mean nothing.
+
+    After ``passes`` of ``direction``, so that torch.compile's values are those of the graph that is timed.
+    """
+    if _precompile.is_child():
+        return
+    with torch.set_grad_enabled(direction != "forward"):
+        expected = _some(functions["strucfast"]())
+        for name, function in functions.items():
+            if name != "strucfast":
+                torch.testing.assert_close(
+                    _some(function()), expected, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+                )
+
+
+def _some(result) -> list[torch.Tensor]:
+    tensors = [result] if isinstance(result, torch.Tensor) else _flat(result)
+    return [t.detach()[:: -(-t.numel() // COMPARED)] if t.dim() else t.detach() for t in tensors]
 
 
 def per_direction(direction: str, forward: float, backward: float) -> float:

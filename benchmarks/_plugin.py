@@ -28,7 +28,7 @@ class Run:
                 _results.check_writable(self.save_to)
             except _results.CannotSave as error:
                 raise pytest.UsageError(str(error)) from None
-        self._skips: dict[str, str] = {}
+        self._skips: dict[str, dict[str, str | None]] = {}
         self._todo: Counter[str] = Counter()
         self._done: dict[str, tuple[int, float]] = {}
         self._began = 0.0
@@ -47,12 +47,13 @@ class Run:
         self.comparisons.append(rows)
 
     def ops(self) -> list[str]:
-        """Registered ops that the collected files report: they are tested in one go."""
+        """What the collected files report and has correctness tests: these run in one go."""
         from strucfast.ops import _registry
 
         groups = [g for file in self._todo if file in _groups.EXPECTED for g in _groups.EXPECTED[file].groups]
         named = dict.fromkeys(group.split()[0] for group in groups)
-        return [op for op in named if _correctness.NAMES.get(op, op) in _registry.names()]
+        tested = {*_registry.names(), *_correctness.WHOLE}
+        return [op for op in named if _correctness.NAMES.get(op, op) in tested]
 
     def pytest_collection_finish(self, session):
         self._todo = Counter(_file(item.nodeid) for item in session.items)
@@ -84,10 +85,12 @@ class Run:
 
     def pytest_runtest_logreport(self, report):
         file = _file(report.nodeid)
+        reasons = self._skips.setdefault(file, {})
+        reasons.setdefault(report.nodeid, None)
         if report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             reason = reason.removeprefix("Skipped: ").strip()
-            self._skips.setdefault(file, "" if reason in ("Skipped", "unconditional skip") else reason)
+            reasons[report.nodeid] = "" if reason in ("Skipped", "unconditional skip") else reason
         if report.when == "teardown":
             now = time.perf_counter()
             tests, seconds = self._done.get(file, (0, 0.0))
@@ -113,7 +116,8 @@ class Run:
         """None where only a part of the benchmarks was asked for."""
         if not self.whole:
             return None
-        return _groups.count((_groups.group_of(row) for rows in self.comparisons for row in rows), self._skips)
+        skips = {file: list(reasons.values()) for file, reasons in self._skips.items()}
+        return _groups.count((_groups.group_of(row) for rows in self.comparisons for row in rows), skips)
 
     def pytest_sessionfinish(self, session, exitstatus):
         found = None if session.config.option.collectonly else self.count()

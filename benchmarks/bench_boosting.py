@@ -78,7 +78,7 @@ def test_all_factors(compare, kind, capsys):
     providers = {"strucfast": lambda: dci(*arrays), "strucfast, 256 bins": lambda: dci(*arrays, bins=256)}
     case = f"{kind}, 6 factors (57 classes)"
     scores = {name: {"disentanglement": round(result.disentanglement, 5)} for name, result in found.items()}
-    compare("dci", case, "forward", torch.float32, "contiguous", providers, check=False, extra=scores, once=times)
+    compare("dci", case, "forward", torch.float32, "contiguous", providers, extra=scores, once=times)
 
 
 def test_one_factor(compare):
@@ -91,4 +91,4 @@ def test_one_factor(compare):
     np.testing.assert_allclose(ours.importance, theirs.importance, atol=0.005)
     providers = {"strucfast": lambda: dci(*arrays)}
     case = "noisy, one factor (4 classes)"
-    compare("dci", case, "forward", torch.float32, "contiguous", providers, check=False, once=times)
+    compare("dci", case, "forward", torch.float32, "contiguous", providers, once=times)

@@ -65,7 +65,7 @@ def _report(compare, case, once, found):
     print("\n" + "\n".join(f"{metric:<28} {value:8.3f} s" for metric, value in seconds.items()))
     case = f"{case}, {TRAIN} + {TEST} images"
     extra = {"strucfast": {"seconds": {metric: round(value, 4) for metric, value in seconds.items()}}}
-    ops = ("group_norm_modulate",)
+    ops = ("group_norm_modulate", "evaluate")
     compare("evaluate", case, "forward", torch.float32, "channels_last", {}, check=ops, once=once, extra=extra)
 
 

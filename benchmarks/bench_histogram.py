@@ -36,4 +36,4 @@ def test_mig(compare, count, kind):
         "numpy": lambda: fallback(codes, factors),
         "disentanglement_lib": lambda: baseline.mig(wide, factors),
     }
-    compare("mig", f"({count},12) {kind}", "forward", torch.float32, "contiguous", providers, check=False)
+    compare("mig", f"({count},12) {kind}", "forward", torch.float32, "contiguous", providers)

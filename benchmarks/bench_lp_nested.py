@@ -9,7 +9,7 @@ import torch
 
 import strucfast as sf
 from benchmarks import _timing
-from benchmarks._passes import DIRECTIONS, bytes_of, leaves, passes, per_direction
+from benchmarks._passes import DIRECTIONS, agree, bytes_of, leaves, passes, per_direction
 from benchmarks.baselines.lp_nested import isa_log_prob
 
 SIZES = (4, 4, 4, 4, 4)
@@ -28,15 +28,16 @@ def test_lp_nested(compare, points, direction):
     if points == POINTS[0] or _timing.full():
         functions["torch.compile"] = torch.compile(isa_log_prob, dynamic=False)
 
-    def call(function):
-        z, p0, p, scale = inputs
-        return passes(lambda: function(z, SIZES, p0, p, scale), inputs, direction)
-
-    z, row = inputs[0], 4 * points
+    z, p0, p, scale = inputs
+    calls = {name: lambda f=f: f(z, SIZES, p0, p, scale) for name, f in functions.items()}
+    row = 4 * points
     # Backward: z and the upstream gradient in, the gradient of z out; the parameters are a few numbers.
     moved = per_direction(direction, bytes_of(z) + row, 2 * bytes_of(z) + row)
     # A power of each coordinate and of each of the six norms.
     exps = per_direction(direction, *[points * (z.shape[1] + len(SIZES) + 1)] * 2)
-    providers = {name: call(function) for name, function in functions.items()}
+    providers = {name: passes(call, inputs, direction) for name, call in calls.items()}
+    # At the largest size a second or two a direction.
+    if points < POINTS[-1] or direction == "forward":
+        agree(calls, direction, rtol=1e-4, atol=1e-3)
     case = f"{points} x (5 x 4)"
     compare("lp_nested_log_prob", case, direction, z.dtype, "contiguous", providers, moved=moved, exps=exps)

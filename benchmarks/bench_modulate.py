@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import strucfast as sf
-from benchmarks._passes import DIRECTIONS, bytes_of, leaves, passes, per_direction
+from benchmarks._passes import DIRECTIONS, agree, bytes_of, leaves, passes, per_direction
 
 SIZES = (4, 8, 16, 32, 64)
 
@@ -34,6 +34,9 @@ def test_modulate(compare, size, layout, direction):
         "torch.compile": torch.compile(eager, dynamic=False),
     }
     providers = {name: passes(lambda f=f: f(*inputs), inputs, direction) for name, f in functions.items()}
+    # At the largest size a second or two a direction.
+    if size < SIZES[-1] or direction == "forward":
+        agree({name: lambda f=f: f(*inputs) for name, f in functions.items()}, direction, rtol=1e-5, atol=1e-5)
     # Backward: the upstream gradient and x in, a gradient of each input out.
     moved = per_direction(direction, bytes_of(*inputs, x), bytes_of(x, *inputs[:2], *inputs))
     compare("modulate", f"(128,64,{size},{size})", direction, x.dtype, layout, providers, seconds=0.6, moved=moved)

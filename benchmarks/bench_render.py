@@ -31,7 +31,6 @@ def test_render(compare, dataset, fallback, pool, size):
     np.testing.assert_array_equal(out, ds.images(few))
     providers = {"strucfast": lambda: ds.images(rows, out=out), "numpy": lambda: fallback(few, out)}
     case = f"{COUNT}x{size}x{size}x{ds.image_shape[2]}"
-    stats = compare(
-        f"render_{ds.name}", case, "forward", torch.uint8, "channels_last", providers, check=False, moved=out.nbytes
-    )
+    op = f"render_{ds.name}"
+    stats = compare(op, case, "forward", torch.uint8, "channels_last", providers, moved=out.nbytes)
     print(f"\n{ds.name} {size}: {COUNT / stats['strucfast'].median_ms * 1e3:,.0f} images/s")

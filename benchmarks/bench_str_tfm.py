@@ -11,7 +11,7 @@ import torch
 
 import strucfast as sf
 from benchmarks import _timing
-from benchmarks._passes import DIRECTIONS, bytes_of, leaves, passes, per_direction
+from benchmarks._passes import DIRECTIONS, agree, bytes_of, leaves, passes, per_direction
 from benchmarks.baselines.str_tfm import LoopStrTfm, bmm_str_tfm
 
 CASES = {
@@ -22,6 +22,11 @@ CASES = {
     "16 x 2-64-128-256-256, N 32": (32, 16, (2, 64, 128, 256, 256)),
 }
 COMPILED = ("12 x 1-64-64-64-128, N 128", "16 x 2-64-128-256-256, N 32")
+
+
+def transposed(pair):
+    """Scale, shift (d, N, C) as ours returns them, (N, d, C)."""
+    return [t.transpose(0, 1) for t in pair]
 
 
 @pytest.mark.compiles
@@ -44,6 +49,14 @@ def test_str_tfm(compare, case, direction):
     if _timing.full() or case in COMPILED:
         compiled = torch.compile(bmm_str_tfm, dynamic=False)
         providers["torch.compile"] = passes(lambda: compiled(u, weights, biases), stacked, direction)
+    calls = {
+        "strucfast": lambda: sf.ops.str_tfm(u, weights, biases),
+        "eager": lambda: loop.together(loop(u)),
+        "bmm": lambda: transposed(bmm_str_tfm(u, weights, biases)),
+    }
+    if "torch.compile" in providers:
+        calls["torch.compile"] = lambda: transposed(compiled(u, weights, biases))
+    agree(calls, direction, rtol=1e-4, atol=1e-4)
     outputs = 4 * n * d * widths[-1]
     moved = per_direction(direction, bytes_of(*stacked) + outputs, 2 * bytes_of(*stacked) + outputs)
     # One of each Mish and of each scale.

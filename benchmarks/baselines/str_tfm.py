@@ -34,6 +34,11 @@ class LoopStrTfm(nn.Module):
             pairs.append((logits.exp(), shift))
         return pairs
 
+    @staticmethod
+    def together(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        """What ``forward`` returns as scale, shift (N, d, C), to compare values."""
+        return [torch.stack(part, dim=1) for part in zip(*pairs)]
+
     def stacked(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The parameters as the batched forms take them: weights[i] (d, out, in), biases[i] (d, out)."""
         linears = [[layer for layer in mlp if isinstance(layer, nn.Linear)] for mlp in self.mlps]

@@ -11,6 +11,7 @@ from benchmarks.tables.results import (
     EAGER,
     FLOOR,
     KEY,
+    LAYOUT,
     Machine,
     Row,
     headlines,
@@ -125,29 +126,33 @@ def group_table(rows: Sequence[Row]) -> str:
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
-    """Every case and direction that users see and that has eager or torch.compile beside it."""
-    return [row for row in users(rows) if row.ratio(EAGER) is not None or row.ratio(COMPILED) is not None]
+    """Every case and direction that users see and that has eager, in either layout, or torch.compile beside it."""
+    return [row for row in users(rows) if any(row.ratio(names) is not None for names in (EAGER, LAYOUT, COMPILED))]
 
 
 def slower(rows: Sequence[Row], what: str = "") -> str:
-    """How many cases lose to eager or torch.compile by more than noise; "" where none was compared with them."""
+    """How many cases lose to eager, in either layout, or torch.compile by more than noise; "" where none has them."""
     known = compared(rows)
     short = sum(row.short for row in known)
-    said = f"Below {FLOOR}x of eager or torch.compile{what}: {short or 'none'} of {len(known)} cases."
+    said = (
+        f"Below {FLOOR}x of eager (in either layout) or torch.compile{what}: {short or 'none'} of {len(known)} cases."
+    )
     return said if known else ""
 
 
 def short_of(rows: Sequence[Row], what: str = "") -> str:
-    """The cases that lose to eager or torch.compile by more than noise, or that there is none."""
+    """The cases that ``slower`` counts, or that there is none."""
     said = slower(rows, what)
     short = [row for row in compared(rows) if row.short]
     if not short:
         return said and f"{said}\n"
     body = [
-        [cell(part) for part in (*row.key, row.provider)] + [times(row.ratio(EAGER), 3), times(row.ratio(COMPILED), 3)]
+        [cell(part) for part in (*row.key, row.provider)]
+        + [times(row.ratio(names), 3) for names in (EAGER, LAYOUT, COMPILED)]
         for row in short
     ]
-    return f"{said}\n\n{table([*KEY, 'provider', 'over eager', 'over torch.compile'], body, 6)}"
+    head = [*KEY, "provider", "over eager", "over channels_last", "over torch.compile"]
+    return f"{said}\n\n{table(head, body, 6)}"
 
 
 def case_table(rows: Sequence[Row]) -> str:

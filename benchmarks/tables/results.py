@@ -19,7 +19,9 @@ DIRECTIONS = ("forward", "backward", "both", "step")
 QUANTITIES = ("extra_bytes", "gb_per_s", "share_of_copy", "gexp_per_s", "share_of_exp")
 OURS = ("strucfast", "cpp", "triton", "cuda")
 EAGER, COMPILED = ("eager",), ("torch.compile", "compile")
-# Below this, a ratio over eager or torch.compile is a loss and not noise.
+# Eager in another layout, where a file has that apart.
+LAYOUT = ("channels_last",)
+# Below this, a ratio over one of these is a loss and not noise.
 FLOOR = 0.95
 DEFAULT_ALLOCATOR = "-default-allocator"
 
@@ -46,8 +48,9 @@ class Row:
 
     @property
     def short(self) -> bool:
-        """Slower than eager or torch.compile by more than noise."""
-        return any(ratio is not None and ratio < FLOOR for ratio in (self.ratio(EAGER), self.ratio(COMPILED)))
+        """Slower than eager, in either layout, or torch.compile by more than noise."""
+        ratios = [self.ratio(names) for names in (EAGER, LAYOUT, COMPILED)]
+        return any(ratio is not None and ratio < FLOOR for ratio in ratios)
 
 
 @dataclass

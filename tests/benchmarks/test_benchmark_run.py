@@ -48,13 +48,25 @@ def test_a_group_that_did_not_run_is_missing():
 
 @pytest.mark.parametrize(("reason", "ok"), [("needs xgboost: pip install it", True), ("", False)])
 def test_only_a_stated_reason_excuses_a_skip(reason, ok):
-    count = _groups.count(["add forward", "add both"], {"bench_b": reason}, SHARES)
+    count = _groups.count(["add forward", "add both"], {"bench_b": [reason, reason]}, SHARES)
     assert count.ok == ok
     assert any(reason in line for line in count.lines()[1:])
 
 
 def test_a_reason_excuses_its_own_file_only():
-    assert _groups.count(["mul forward"], {"bench_b": "no compiler"}, SHARES).missing == ("add forward", "add both")
+    count = _groups.count(["mul forward"], {"bench_b": ["no compiler"]}, SHARES)
+    assert count.missing == ("add forward", "add both")
+
+
+@pytest.mark.parametrize("other", [None, ""], ids=["ran", "skipped without a reason"])
+def test_a_reason_of_one_test_does_not_excuse_its_file(other):
+    count = _groups.count(["mul forward", "add forward"], {"bench_a": ["needs Linux' /proc", other]}, SHARES)
+    assert count.missing == ("add both",)
+
+
+def test_all_reasons_of_a_file_are_said_once():
+    count = _groups.count(["add forward", "add both"], {"bench_b": ["no GPU", "no compiler", "no GPU"]}, SHARES)
+    assert count.excused == {"mul forward": "no GPU; no compiler"}
 
 
 def test_an_undeclared_group_is_an_error():
@@ -149,16 +161,20 @@ import pytest
 def test_mul(compare):
     pytest.skip(REASON)
 """
+BESIDE = """
+def test_memory():
+    pass
+"""
 
 
-def run(folder, verdict, reason):
+def run(folder, verdict, reason, beside=""):
     (folder / "benchmarks").mkdir()
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\npython_files = bench_*.py\n")
     shutil.copy(ROOT / "conftest.py", folder / "conftest.py")
     (folder / "prepare.py").write_text(PREPARE.replace("VERDICT", verdict))
     (folder / "benchmarks/bench_a.py").write_text(BENCH_A)
     (folder / "benchmarks/bench_b.py").write_text(BENCH_B)
-    (folder / "benchmarks/bench_c.py").write_text(BENCH_C.replace("REASON", reason))
+    (folder / "benchmarks/bench_c.py").write_text(BENCH_C.replace("REASON", reason) + beside)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "RESULTS_DIR": str(folder / "results")}
     command = [sys.executable, "-m", "pytest", "--benchmark", "--save-results", "-p", "prepare"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -180,6 +196,13 @@ def test_a_whole_run_prints_ratios_and_keeps_figures(tmp_path):
     assert ours["share_of_copy"] == pytest.approx(ours["gb_per_s"] / ceilings["copy_gb_per_s"], abs=1e-3)
     assert ours["share_of_exp"] == pytest.approx(ours["gexp_per_s"] * 1e9 / ceilings["exp_per_s"], abs=1e-3)
     assert "gb_per_s" not in eager
+
+
+def test_a_test_that_ran_leaves_its_file_no_excuse(tmp_path):
+    done = run(tmp_path, "None", "'needs the moon: wait for it'", BESIDE)
+    assert done.returncode == 1
+    assert "MISSING: mul forward" in done.stdout
+    assert "2 of 3 groups ran" in done.stdout
 
 
 def test_wrong_ops_and_skips_without_a_reason_fail_the_run(tmp_path):
@@ -300,6 +323,39 @@ def test_tests_that_cannot_run_refuse_every_op(tmp_path):
     assert all("nothing_of_that_name" in text for text in verdicts.values())
 
 
+def test_what_is_no_registered_op_rests_on_its_files(tmp_path, monkeypatch):
+    files = {
+        "tests/metrics/test_dci.py": "def test_bins():\n    assert False, 'dci is wrong'\ndef test_plot():\n    pass\n",
+        "tests/metrics/test_mig.py": "def test_golden():\n    pass\ndef test_plot():\n    assert False\n",
+        "tests/metrics/test_evaluate.py": "def test_suite():\n    pass\n",
+        "tests/ops/test_contract.py": CONTRACT,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    verdicts = _correctness.check(["alpha", "dci", "mig", "evaluate"], tmp_path)
+    assert verdicts["alpha"] is None and verdicts["mig"] is None
+    assert "dci is wrong" in verdicts["dci"]
+    assert "dci is wrong" in verdicts["evaluate"], "its metrics are what it times"
+    assert all((ROOT / file).exists() for found in _correctness.WHOLE.values() for file in found)
+
+
+def test_values_that_differ_are_no_comparison(monkeypatch):
+    x = torch.linspace(-1, 1, 64)
+    functions = {"strucfast": lambda: (x, x + 1), "eager": lambda: [x, x + 1], "other": lambda: (x, x + 1.1)}
+    with pytest.raises(AssertionError, match="other: "):
+        _passes.agree(functions, "forward", rtol=1e-5, atol=1e-5)
+    _passes.agree(functions, "both", rtol=1e-5, atol=0.2)
+    monkeypatch.setenv(_precompile.CLAIMS, "folder")
+    _passes.agree(functions, "forward", rtol=1e-5, atol=1e-5)
+
+
+def test_large_outputs_are_compared_in_part(monkeypatch):
+    monkeypatch.setattr(_passes, "COMPARED", 16)
+    (part,) = _passes._some(torch.arange(40.0).reshape(10, 4))
+    assert part[:, 0].tolist() == [0.0, 12.0, 24.0, 36.0]
+
+
 def test_one_run_tests_all_ops(monkeypatch):
     asked = []
 
@@ -392,12 +448,14 @@ def test_a_peer_that_is_not_installed_is_left_out_with_what_to_do(monkeypatch):
 
 def rows(**medians):
     shared = {"op": "add", "case": "(4,)", "direction": "both", "dtype": "float32", "layout": "contiguous"}
-    return [shared | {"provider": name.replace("_", "."), "median_ms": ms} for name, ms in medians.items()]
+    return [shared | {"provider": name.replace("torch_", "torch."), "median_ms": ms} for name, ms in medians.items()]
 
 
 def test_losses_are_named():
     found = _summary.losses([rows(strucfast=1.0, eager=0.9, torch_compile=0.96), rows(strucfast=1.0, eager=0.96)])
     assert found == ["below 0.95x: add (4,) both float32 contiguous: eager 0.90x"]
+    found = _summary.losses([rows(strucfast=1.0, eager=2.0, channels_last=0.94, bmm=0.1)])
+    assert found == ["below 0.95x: add (4,) both float32 contiguous: channels_last 0.94x"]
 
 
 def test_ratios_are_against_what_a_user_gets():
