@@ -40,3 +40,18 @@ def test_modulate(compare, size, layout, direction):
     # Backward: the upstream gradient and x in, a gradient of each input out.
     moved = per_direction(direction, bytes_of(*inputs, x), bytes_of(x, *inputs[:2], *inputs))
     compare("modulate", f"(128,64,{size},{size})", direction, x.dtype, layout, providers, seconds=0.6, moved=moved)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_modulate_of_features(compare, direction):
+    """One number per sample and channel, as the layers of an MLP have them."""
+    torch.manual_seed(0)
+    inputs = leaves(*torch.randn(3, 128, 64))
+
+    def plain(x, scale, shift):
+        return x * scale + shift
+
+    functions = {"strucfast": sf.ops.modulate, "eager": plain, "addcmul": lambda x, s, b: torch.addcmul(b, x, s)}
+    providers = {name: passes(lambda f=f: f(*inputs), inputs, direction) for name, f in functions.items()}
+    agree({name: lambda f=f: f(*inputs) for name, f in functions.items()}, direction, rtol=1e-5, atol=1e-5)
+    compare("modulate", "(128,64)", direction, torch.float32, "contiguous", providers, seconds=0.3)

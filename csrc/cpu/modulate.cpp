@@ -130,7 +130,8 @@ void channels_last(const Modulate& m, bool backward, int64_t begin, int64_t end)
     const int64_t last = m.channels * (block + 1) / m.channel_blocks;
     for (int64_t channel = m.channels * block / m.channel_blocks; channel < last; channel += kTileSize) {
       const int64_t cols = std::min(kTileSize, last - channel);
-      const int64_t most = kTileSize / cols;
+      // Of all channels, not of this block's: sums by tiles must not depend on the number of threads.
+      const int64_t most = kTileSize / std::min(kTileSize, m.channels);
       read_scale_and_shift<T>(m, sample, channel, cols, scale, shift);
       std::fill_n(sum_gx, cols, C(0));
       std::fill_n(sum_g, cols, C(0));

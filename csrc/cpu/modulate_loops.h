@@ -161,9 +161,7 @@ SF_INLINE void gradient_columns(Tile<const T> g, Tile<const T> x, Tile<T> dx, in
 #pragma omp simd
   for (int64_t l = 0; l < size; ++l) {
     scale[l] = kDx ? scale_of[col + l] : C(0);
-    // Sums go on from row to row whatever the height of a tile, which follows from the number of threads.
-    gx[l] = to_gx[col + l];
-    gs[l] = to_g[col + l];
+    gx[l] = gs[l] = 0;
   }
   for (int64_t r = 0; r < rows; ++r) {
     const T* const gr = g.data + r * g.stride + col;
@@ -175,8 +173,8 @@ SF_INLINE void gradient_columns(Tile<const T> g, Tile<const T> x, Tile<T> dx, in
   }
 #pragma omp simd
   for (int64_t l = 0; l < size; ++l) {
-    to_gx[col + l] = gx[l];
-    to_g[col + l] = gs[l];
+    to_gx[col + l] += gx[l];
+    to_g[col + l] += gs[l];
   }
 }
 
