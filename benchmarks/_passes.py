@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch._functorch.config
 
 from benchmarks import _precompile
 
