@@ -29,7 +29,7 @@ demo: setup
 
 # STRUCFAST_FULL=1 make bench runs every size with every provider.
 bench: setup
-	@test "$$STRUCFAST_FULL" = 1 && echo "every size, every provider: much longer than the 9 minutes of the usual run" || echo "about 9 minutes on two cores; STRUCFAST_FULL=1 make bench runs every size with every provider"
+	@test "$$STRUCFAST_FULL" = 1 && echo "every size, every provider: much longer than the usual run" || echo "about 10 minutes on two cores; STRUCFAST_FULL=1 make bench runs every size with every provider"
 	$(PY) -m pytest --benchmark
 
 lint: setup

@@ -131,7 +131,7 @@ print(status("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from /proc: run this on Linux")
 def test_memory_of_a_large_batch():
     """Forward and backward at B = 8192, D = 20 add less than 200 MB to the process; one (B, B, D) tensor is 5.4 GB."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)

@@ -27,7 +27,7 @@ CASES = (
 
 @pytest.mark.skipif(
     os.environ.get("STRUCFAST_ALLOCATOR") == "default",
-    reason="STRUCFAST_ALLOCATOR=default: the whole run is in that mode",
+    reason="the whole run is in that mode: unset STRUCFAST_ALLOCATOR to have both",
 )
 def test_default_allocator(request, tmp_path):
     # The child takes the parent's word for it.
